@@ -1,0 +1,57 @@
+"""The errors that trainkit raises on purpose, and the exit code that each one means.
+
+    TrainkitError                 1   a fault in a run; says what was saved and how to go on
+    |- ConfigError                2   bad input: nothing was started or written
+    |- CheckpointError            1   a checkpoint could not be written, read or trusted
+    `- StoppedOnRequest          75   a checkpoint is saved; the same command goes on (EX_TEMPFAIL)
+
+Anything else that escapes is a bug or a fault of the recipe and leaves with its traceback and code 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+EXIT_DONE, EXIT_FAILED, EXIT_CONFIG, EXIT_STOPPED = 0, 1, 2, 75
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a configuration: what was set, what was found, what to set instead."""
+
+    key: str
+    value: object
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.key}={self.value}: {self.message}" if self.key else self.message
+        return f"{head}\n    {self.hint}" if self.hint else head
+
+
+class TrainkitError(Exception):
+    """The root of trainkit's own errors."""
+
+    exit_code: ClassVar[int] = EXIT_FAILED
+
+
+class ConfigError(TrainkitError):
+    """Every problem found in a configuration, at once."""
+
+    exit_code: ClassVar[int] = EXIT_CONFIG
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class CheckpointError(TrainkitError):
+    """A checkpoint could not be written, read or trusted."""
+
+
+class StoppedOnRequest(TrainkitError):
+    """The run was asked to stop and has saved a checkpoint."""
+
+    exit_code: ClassVar[int] = EXIT_STOPPED

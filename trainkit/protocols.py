@@ -1,0 +1,332 @@
+"""The seams of trainkit and the values that cross them. Imports no other trainkit module but errors.
+
+    Task       what is trained: model, data, loss          (a recipe; written once)
+    Strategy   how one model is spread over ranks          -> World, Engine
+    Launcher   who starts and watches the ranks            -> Job
+    Tracker    where the numbers go besides the run folder
+    Optimizer, Schedule                                    small, pure
+
+A component is a frozen dataclass whose fields are the keys of its YAML file. torch is imported for its
+types only, so that `--help`, `ls` and `validate` answer without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from trainkit.errors import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Say = Callable[[str], None]
+"""Prints one line of progress where the person at the terminal sees it."""
+
+Precision = Literal["fp32", "bf16"]
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+@dataclass(slots=True)
+class Batch:
+    """One micro-batch of one rank.
+
+    inputs   keyword arguments of the model's forward
+    targets  what the loss compares the output with
+    weight   how many elements the loss counts (answer tokens, images); 0 means that nothing counts
+    tokens   how many elements the model reads, without padding; for the throughput
+    """
+
+    inputs: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    weight: float
+    tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        """This batch on `device`; copies from pinned memory do not wait."""
+        if device.type == "cpu":
+            return self
+        return Batch(
+            {k: v.to(device, non_blocking=True) for k, v in self.inputs.items()},
+            {k: v.to(device, non_blocking=True) for k, v in self.targets.items()},
+            self.weight,
+            self.tokens,
+        )
+
+
+class Source(Protocol):
+    """Samples by number. `fetch` collates: it is called with the ids of one micro-batch."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, ids: Sequence[int]) -> Batch:
+        """The samples `ids` (each in [0, len)) as one batch on the CPU. Must depend on nothing but ids."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a recipe trains on and what it holds out for evaluation."""
+
+    train: Source
+    heldout: Source | None = None
+
+
+# ---------------------------------------------------------------------------------------------- task
+
+
+class Task(ABC):
+    """What is trained. A recipe is a frozen dataclass that derives from this and fills in three methods."""
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The model, fp32 on the CPU. torch's RNG is seeded with train.seed before the call."""
+
+    @abstractmethod
+    def data(self) -> Data:
+        """The samples. Called on every rank, after `prepare` has run once."""
+
+    @abstractmethod
+    def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
+        """The loss SUMMED over the counted elements of one micro-batch (scalar). trainkit divides by their
+        number in the whole global batch, so that accumulation and rank count do not change the gradient."""
+
+    def metrics(self, output: Any, targets: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Sums over the counted elements of one held-out micro-batch; reported as eval_NAME = sum / weight."""
+        return {"loss": self.loss(output, targets)}
+
+    def problems(self) -> Sequence[Problem]:
+        """What is wrong with the recipe's keys and files. Runs before launch, without torch."""
+        return ()
+
+    def prepare(self, say: Say) -> None:
+        """Slow work done once per machine before data() and model(): downloads, conversions, tokenising."""
+
+    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+        """The repeated layers of `model`: the unit of activation checkpointing and of sharding.
+        By default the children of its longest ModuleList or Sequential."""
+        from torch import nn
+
+        stacks = [m for m in model.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
+        return list(max(stacks, key=len)) if stacks else []
+
+    def sample(self, model: nn.Module) -> str | None:
+        """A short text that shows what the model does now (one generation); shown before and after."""
+        return None
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Write the trained model for use without trainkit. By default model.safetensors in `folder`."""
+        from safetensors.torch import save_model
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(folder / "model.safetensors"))
+
+
+# ------------------------------------------------------------------------------- optimizer, schedule
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """Builds the torch optimizer from (name, parameter) pairs of the trainable parameters."""
+
+    lr: float
+
+    def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer: ...
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """The learning rate's factor per optimizer step: a pure function, so it needs no state."""
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor in [0, 1] of step `step` (0-based) out of `total`."""
+        ...
+
+    def problems(self, total: int | None) -> Sequence[Problem]: ...
+
+
+# ------------------------------------------------------------------------------------ strategy, engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What the launcher will run on, as far as it is known before the start."""
+
+    hosts: int
+    ranks: int
+    gpus: int
+    cores: int
+
+
+class World(Protocol):
+    """This rank's place. Data-parallel axis: dp_rank of dp_size ranks read different samples."""
+
+    rank: int
+    size: int
+    device: torch.device
+    dp_rank: int
+    dp_size: int
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over the data-parallel ranks; host memory, no device sync. Collective."""
+        ...
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """Sum of a device tensor over the data-parallel ranks, in place. Collective."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """One small picklable object per rank, in rank order, on every rank. Collective."""
+        ...
+
+    def barrier(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Everything that fixes the meaning of a step, whatever the strategy."""
+
+    task: Task
+    optimizer: Optimizer
+    seed: int
+    clip_norm: float | None
+    precision: Precision
+    activation_checkpointing: bool
+    compile: bool
+    ema: float | None
+
+
+class Engine(Protocol):
+    """Owns everything between 'here is my share of a global batch' and 'the optimizer has stepped'."""
+
+    def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
+        """Gradients of (loss sum / weight). `share`: this rank's micro-batches, equally many on every rank;
+        `weight`: counted elements of the WHOLE global batch. Returns this rank's loss sum (device, detached)."""
+        ...
+
+    def update(self, lr: float) -> Tensor:
+        """Clip by the true global norm, step, zero. Returns that norm before clipping (device, detached)."""
+        ...
+
+    def discard(self) -> None:
+        """Drop the gradients of a bad step."""
+        ...
+
+    def evaluate(self, share: Iterable[Batch]) -> dict[str, Tensor]:
+        """This rank's sums of the task's metrics; with the averaged weights where there are some."""
+        ...
+
+    def sample(self) -> str | None:
+        """The task's sample with the weights that evaluate() uses."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Canonical: model.NAME, optimizer.NAME.MOMENT, ema.NAME; full tensors or DTensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """How one model is spread over ranks."""
+
+    def ranks(self, cluster: Cluster) -> int:
+        """What launcher.ranks=auto means: how many ranks this strategy would use on `cluster`."""
+        ...
+
+    def problems(self, cluster: Cluster) -> Sequence[Problem]:
+        """Pure; runs before launch; `cluster.ranks` is the number asked for."""
+        ...
+
+    def dp_size(self, ranks: int) -> int:
+        """How many of `ranks` ranks read different samples."""
+        ...
+
+    def connect(self, device: str) -> World: ...
+
+    def build(self, training: Training, world: World) -> Engine: ...
+
+
+# ------------------------------------------------------------------------------------------- launcher
+
+
+class Job(Protocol):
+    """A started run, seen from the supervisor."""
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        ...
+
+    def stop(self) -> None:
+        """Ask all ranks to save and leave."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """Who starts and watches the ranks. `launcher.ranks` is a number or 'auto'."""
+
+    ranks: int | Literal["auto"]
+
+    def cluster(self, strategy: Strategy) -> Cluster:
+        """What there is to run on, with 'auto' resolved by the strategy. Without torch."""
+        ...
+
+    def problems(self, cluster: Cluster) -> Sequence[Problem]: ...
+
+    def start(self, run: Path, cluster: Cluster, attempt: int) -> Job:
+        """Start the ranks on the run folder `run`, whose config.yaml is resolved."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------- tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What a tracker is told about a run."""
+
+    folder: Path
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+class TrackerSession(Protocol):
+    """One open run in a tracker. Every method may raise; the follower retries and never lets it reach training."""
+
+    def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of metrics.jsonl, in order."""
+        ...
+
+    def artifact(self, path: Path) -> None: ...
+
+    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None: ...
+
+    def where(self) -> str:
+        """One line: where a person looks at this run, and how."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Where the numbers go besides the run folder."""
+
+    def problems(self) -> Sequence[Problem]: ...
+
+    def open(self, info: RunInfo) -> TrackerSession | None:
+        """Create or continue the run of this folder; None where nothing is tracked."""
+        ...

@@ -1,0 +1,119 @@
+"""The run folder: its layout, and the two append-only journals in it.
+
+    RUN/config.yaml                resolved configuration
+    RUN/metrics.jsonl              one row per logged step
+    RUN/events.jsonl               start, save, failure, restart, resize, stop, end
+    RUN/checkpoints/step_N/        committed checkpoints
+    RUN/ledger/attempt_A/rank_R.jsonl
+    RUN/logs/attempt_A/rank_R.log
+    RUN/model/                     the exported model
+    RUN/summary.json
+
+The folder is the truth about a run: whoever can read it can follow it, no process needs to be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    def checkpoints(self, configured: str | None) -> Path:
+        """Where checkpoints go; `configured` is checkpoint.dir."""
+        return Path(configured) if configured else self.root / "checkpoints"
+
+    def logs(self, attempt: int) -> Path:
+        return self.root / "logs" / f"attempt_{attempt}"
+
+    def ledger(self, attempt: int, rank: int) -> Path:
+        return self.root / "ledger" / f"attempt_{attempt}" / f"rank_{rank}.jsonl"
+
+    def next_attempt(self) -> int:
+        """1 for a new run, else one more than the highest attempt that left logs."""
+        names = [p.name.removeprefix("attempt_") for p in (self.root / "logs").glob("attempt_*")]
+        return 1 + max((int(n) for n in names if n.isdigit()), default=0)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one event with the time (seconds since the epoch). One write call: lines of several
+        processes do not mix (POSIX O_APPEND)."""
+        append_line(self.events, {"event": kind, "time": time.time(), **fields})
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON line in one write call."""
+    line = (json.dumps(row, separators=(",", ":")) + "\n").encode()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete rows of a journal. A last line that a crash cut off is left out."""
+    if not path.exists():
+        return
+    with path.open("rb") as f:
+        for line in f:
+            if not line.endswith(b"\n"):
+                return
+            yield json.loads(line)
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Drop the rows past `step` (those of a lost attempt) and a torn last line, atomically."""
+    if not path.exists():
+        return
+    rows = [row for row in read_lines(path) if row["step"] <= step]
+    replace_text(path, "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `path` so that a reader or a crash sees the old or the new text, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that a rename in it survives a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -59,6 +59,15 @@ class Batch:
             self.tokens,
         )
 
+    def pin_memory(self) -> Batch:
+        """This batch in page-locked memory, for copies to a GPU that do not wait (called by torch's DataLoader)."""
+        return Batch(
+            {k: v.pin_memory() for k, v in self.inputs.items()},
+            {k: v.pin_memory() for k, v in self.targets.items()},
+            self.weight,
+            self.tokens,
+        )
+
 
 class Source(Protocol):
     """Samples by number. `fetch` collates: it is called with the ids of one micro-batch."""
@@ -220,8 +229,9 @@ class Engine(Protocol):
         """Drop the gradients of a bad step."""
         ...
 
-    def evaluate(self, share: Iterable[Batch]) -> dict[str, Tensor]:
-        """This rank's sums of the task's metrics; with the averaged weights where there are some."""
+    def evaluate(self, share: Iterable[Batch]) -> tuple[dict[str, Tensor], float]:
+        """This rank's sums of the task's metrics (device) and the weight they add up to; with the averaged weights
+        where there are some."""
         ...
 
     def sample(self) -> str | None:

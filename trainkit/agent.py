@@ -1,0 +1,103 @@
+"""The agent of one machine: imports torch once, then forks the ranks and watches them with torchelastic.
+
+    front --SIGTERM--> agent --SIGUSR1--> ranks: agree on a step, save, leave      -> exit 75
+    a rank fails       -> torchelastic ends the others -> `failure` event          -> exit 1 or 2
+    the front dies     -> the agent gets SIGTERM (parent-death signal)             -> as above
+    the agent dies     -> the ranks get SIGINT (parent-death signal)               -> they save and leave
+
+Forking costs milliseconds where a fresh interpreter would import torch again. Nothing here may touch CUDA or start
+torch's thread pools, because neither survives a fork.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import FrameType
+
+from trainkit import main as rank
+from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from trainkit.runfolder import RunFolder
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> int:
+    """Arguments: run folder, ranks, attempt. Returns the exit code of the run."""
+    folder, ranks, attempt = RunFolder(Path(argv[0])), int(argv[1]), int(argv[2])
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        return EXIT_FAILED  # the front died before the signal was armed
+    # torch counts GPUs through NVML then, which leaves CUDA untouched before the fork.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
+
+    rank.stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _pass_on)
+
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from trainkit.launcher._logs import RankLogs
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        start_method="fork" if sys.platform == "linux" else "spawn",
+        logs_specs=RankLogs(folder.logs(attempt)),
+        signals_to_handle="SIGQUIT",  # the others are ours: they ask for a checkpoint
+        shutdown_timeout=10,
+    )
+    try:
+        outcomes = elastic_launch(config, rank.work)(str(folder.root), attempt)
+    except ChildFailedError as error:
+        first = error.get_first_failure()[1]
+        return report(folder, attempt, first.local_rank, first.exitcode)
+    return EXIT_STOPPED if "stopped" in outcomes.values() else EXIT_DONE
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """Ask every rank of this process group to save and leave."""
+    os.killpg(0, signal.SIGUSR1)
+
+
+def report(folder: RunFolder, attempt: int, failed: int, exit_code: int) -> int:
+    """Write the `failure` event of the rank that failed first, and return the run's exit code.
+
+    A rank that a signal killed leaves no file; what the others raised after it is its consequence.
+    """
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        cause = {
+            "rank": failed,
+            "host": socket.gethostname(),
+            "time": time.time(),
+            "exit_code": EXIT_FAILED,
+            "message": f"rank {failed} was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else ""),
+            "traceback": "",
+        }
+    else:
+        files = folder.logs(attempt).glob("rank_*.failure.json")
+        cause = min((json.loads(f.read_text()) for f in files), key=lambda failure: failure["time"])
+    code: int = cause.pop("exit_code")
+    folder.event("failure", attempt=attempt, log=str(folder.logs(attempt) / f"rank_{cause['rank']}.log"), **cause)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

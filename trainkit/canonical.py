@@ -1,0 +1,28 @@
+"""The canonical form of a model's state: every tensor under the model's own name, once, whole or as a DTensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Live tensors of the trainable parameters and the persistent buffers of `model`. Frozen parameters are left
+    out, because the recipe makes them (a pretrained base); tied ones appear once, under their first name."""
+    from torch import nn
+
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        frozen = isinstance(value, nn.Parameter) and not value.requires_grad
+        if not frozen and id(value) not in seen:
+            seen.add(id(value))
+            state[name] = value.detach()
+    return state
+
+
+def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """(name, parameter) of what the optimizer moves, each once."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -1,0 +1,21 @@
+"""The audit trail of the data: which sample ids every step really trained, as each rank saw them."""
+
+from __future__ import annotations
+
+from trainkit.data.plan import Step
+from trainkit.protocols import World
+from trainkit.runfolder import RunFolder, append_line
+
+
+class Ledger:
+    """Writes RUN/ledger/attempt_A/rank_R.jsonl: {"step": s, "ids": [...]}, after the step was made. What a lost
+    attempt wrote past the checkpoint that the run went on from is dropped, so that the rows of all files together
+    are the run's history."""
+
+    def __init__(self, folder: RunFolder, attempt: int, world: World) -> None:
+        self._path = folder.ledger(attempt, world.rank)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, number: int, step: Step) -> None:
+        ids = [i for micro, real in zip(step.micro_batches, step.real, strict=True) if real for i in micro]
+        append_line(self._path, {"step": number, "ids": ids})

@@ -1,0 +1,48 @@
+"""What this machine has, found without importing torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def gpus() -> int:
+    """GPUs that torch could use here: visible NVIDIA devices, 0 where torch is a build without CUDA."""
+    return len(gpu_names()) if torch_cuda() else 0
+
+
+def gpu_names() -> list[str]:
+    """The names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return names if visible is None else names[: len([d for d in visible.split(",") if d.strip() not in ("", "-1")])]
+
+
+def torch_cuda() -> str | None:
+    """The CUDA version that the installed torch was built for, read from its version file; None for a CPU build."""
+    package = importlib.util.find_spec("torch")
+    if package is None or package.origin is None:
+        return None
+    path = Path(package.origin).with_name("version.py")
+    spec = importlib.util.spec_from_file_location("_torch_version", path)
+    if spec is None or spec.loader is None:
+        return None
+    version = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(version)
+    return version.cuda  # type: ignore[no-any-return]  # written by torch's build: str or None

@@ -1,0 +1,141 @@
+"""A rank's entry: read the resolved configuration, build the parts, train.
+
+config.yaml -> prepare (once per machine) -> connect -> data, engine -> Trainer.fit
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainkit.errors import EXIT_FAILED, ConfigError, Problem, TrainkitError
+from trainkit.resilience.stop import StopFlag
+from trainkit.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from trainkit.protocols import Data, Training
+    from trainkit.settings import Settings
+
+stop = StopFlag()
+"""Raised by a signal to this process; the agent installs it before it forks the ranks, so no signal is missed."""
+
+
+def work(root: str, attempt: int) -> str:
+    """Run one rank of `attempt` in the run folder `root`. Returns 'done' or 'stopped'; a fault leaves
+    logs/attempt_A/rank_R.failure.json behind and exits with the code of the error."""
+    os.dup2(1, 2)  # one log file per rank: the launcher redirected stdout only
+    stop.install()
+    folder, rank = RunFolder(Path(root)), int(os.environ.get("RANK", "0"))
+    try:
+        return train(folder, attempt)
+    except Exception as error:
+        traceback.print_exc()
+        code = error.exit_code if isinstance(error, TrainkitError) else EXIT_FAILED
+        failure = {
+            "rank": rank,
+            "host": socket.gethostname(),
+            "time": time.time(),
+            "exit_code": code,
+            "message": str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
+        (folder.logs(attempt) / f"rank_{rank}.failure.json").write_text(json.dumps(failure))
+        sys.exit(code)
+
+
+def train(folder: RunFolder, attempt: int) -> str:
+    """Build everything that config.yaml names, and fit."""
+    from trainkit.config import load
+
+    settings = load(folder.config)
+    prepare(settings)
+
+    from trainkit.checkpoint.store import CheckpointStore
+    from trainkit.trainer import Trainer
+
+    world = settings.strategy.connect(settings.train.device)
+    seed_host(settings.train.seed)
+    data = settings.recipe.data()
+    check(data)
+    engine = settings.strategy.build(training(settings), world)
+    store = CheckpointStore(folder.checkpoints(settings.checkpoint.dir), world, attempt, about(settings, world.size))
+    outcome = Trainer(settings, engine, world, data, store, folder, stop).fit()
+    world.close()
+    return outcome
+
+
+def prepare(settings: Settings) -> None:
+    """The recipe's slow one-time work, by one process per machine; the others wait, then find it done."""
+    from filelock import FileLock
+
+    from trainkit.cache import cache_folder
+
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    with FileLock(cache_folder() / f"{type(settings.recipe).__name__}.lock"):
+        settings.recipe.prepare(say if speaks else silent)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def seed_host(seed: int) -> None:
+    """Seed what is not torch's: what a recipe draws while it builds its data is the same on every rank."""
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def check(data: Data) -> None:
+    """An empty data set would train nothing and divide by zero."""
+    problems = []
+    if len(data.train) == 0:
+        problems.append(Problem("recipe", "data()", "the training set is empty", "give it at least one sample"))
+    if data.heldout is not None and len(data.heldout) == 0:
+        problems.append(Problem("recipe", "data()", "the held-out set is empty", "return None for no evaluation"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def training(settings: Settings) -> Training:
+    """What a strategy needs to know of the settings."""
+    from trainkit.protocols import Training
+
+    train = settings.train
+    return Training(
+        task=settings.recipe,
+        optimizer=settings.optimizer,
+        seed=train.seed,
+        clip_norm=train.clip_norm,
+        precision=train.precision,
+        activation_checkpointing=train.activation_checkpointing,
+        compile=train.compile,
+        ema=train.ema,
+    )
+
+
+def about(settings: Settings, ranks: int) -> dict[str, object]:
+    """What a checkpoint says of the run that wrote it."""
+    from dataclasses import asdict
+
+    return {
+        "recipe": settings.name,
+        "keys": asdict(settings.recipe),  # type: ignore[call-overload]  # a recipe is a dataclass; config.py checked
+        "strategy": type(settings.strategy).__name__,
+        "ranks": ranks,
+        "global_batch": settings.train.global_batch,
+        "seed": settings.train.seed,
+    }

@@ -1,0 +1,93 @@
+"""Rows of metrics.jsonl, written by rank 0 without making the training loop wait for a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainkit.protocols import World
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class MetricLog:
+    """Appends rows, each in one write call. The loss and the gradient norm are device tensors: on a GPU they are
+    copied to page-locked memory and read when the next row comes, by which time they have arrived."""
+
+    def __init__(self, path: Path, world: World) -> None:
+        self._world = world
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if world.rank == 0 else None
+        self._held: tuple[dict[str, Any], Tensor, torch.cuda.Event] | None = None
+
+    def train_row(self, row: dict[str, Any], loss_sum: Tensor, weight: float, norm: Tensor) -> None:
+        """Log `row` with the loss and gradient norm of the whole global batch. Collective: every rank calls it."""
+        loss = self._world.reduce(loss_sum.detach().float().clone()) / weight if weight else loss_sum * 0.0
+        if self._fd is None:
+            return
+        if loss.device.type == "cpu":
+            row["loss"], row["grad_norm"] = loss.item(), norm.item()
+            self.row(row)
+            return
+        self.flush()
+        arrived = torch.cuda.Event()
+        held = torch.empty(2, pin_memory=True)
+        held.copy_(torch.stack([loss, norm.float()]), non_blocking=True)
+        arrived.record()
+        self._held = (row, held, arrived)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Log one row as it is."""
+        if self._fd is not None:
+            os.write(self._fd, (_encode(row) + "\n").encode())
+
+    def flush(self) -> None:
+        """Write the row that is still held back, if any."""
+        if self._held is not None:
+            row, held, arrived = self._held
+            self._held = None
+            arrived.synchronize()
+            row["loss"], row["grad_norm"] = held.tolist()
+            self.row(row)
+
+    def close(self) -> None:
+        self.flush()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class Meter:
+    """Throughput between two rows; what is not training (evaluation, saving) is left out by `restart`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._tokens = 0.0
+        self._since = time.perf_counter()
+
+    def restart(self) -> None:
+        self._tokens, self._since = 0.0, time.perf_counter()
+
+    def add(self, tokens: float) -> None:
+        self._tokens += tokens
+
+    def read(self) -> dict[str, Any]:
+        """tokens per second over all ranks since the last reading; peak memory of this rank in MiB (of the device
+        if that is a GPU); seconds since the epoch."""
+        now = time.perf_counter()
+        rate = self._tokens / (now - self._since)
+        self._tokens, self._since = 0.0, now
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self._cuda else peak_rss_mib()
+        return {"tokens_per_second": round(rate, 1), "memory_mb": round(peak), "time": time.time()}
+
+
+def peak_rss_mib() -> float:
+    """Peak resident memory of this process in MiB (Linux counts ru_maxrss in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,33 @@
+"""What the schedules share: the linear warm-up and its check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainkit.errors import Problem
+
+
+def ramp(step: int, warmup: int) -> float:
+    """1/warmup at step 0, 1 from step warmup-1 on: no step is spent at a learning rate of zero."""
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0
+
+
+def line(step: int, first: int, last: int, floor: float) -> float:
+    """1 up to step `first`, then straight down to `floor` at step `last`."""
+    done = min(1.0, max(0.0, (step - first) / max(1, last - first)))
+    return 1.0 - (1.0 - floor) * done
+
+
+def phase_problems(total: int | None, **phases: int) -> Sequence[Problem]:
+    """The phases of a schedule must fit into the run."""
+    if total is None or sum(phases.values()) <= total:
+        return ()
+    names = " + ".join(f"schedule.{name}" for name in phases)
+    return [
+        Problem(
+            names,
+            sum(phases.values()),
+            f"longer than the run, which has train.steps={total}",
+            "shorten it, or train for more steps",
+        )
+    ]

@@ -1,0 +1,151 @@
+"""The engine of every strategy whose ranks all run the same program on the whole or a shard of the model.
+
+One global batch, on every rank:
+
+    forward_backward   for each micro-batch: forward, loss sum / weight of the global batch, backward
+                       (gradients are synchronised in the last backward only)
+    update             true global norm -> clip -> optimizer step at the given learning rate -> average -> zero
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from trainkit.canonical import trainable, trained_state
+from trainkit.protocols import Batch, Training, World
+from trainkit.strategy._average import Average, evaluating
+
+NoSync = Callable[[], AbstractContextManager[None]]
+
+
+def build_model(training: Training, world: World) -> nn.Module:
+    """The task's model on this rank's device, the same on every rank, with checkpointed blocks and compiled
+    forward where asked for. Both keep the parameters' names."""
+    torch.manual_seed(training.seed)
+    model = training.task.model().to(world.device)
+    if training.activation_checkpointing:
+        for block in training.task.blocks(model):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    if training.compile:
+        model.compile()
+    return model.train()
+
+
+class SpmdEngine:
+    """Implements protocols.Engine. `wrapped` is what is called (a DDP wrapper or `model` itself); gradients that
+    `wrapped` averages over ranks are turned back into sums."""
+
+    def __init__(
+        self, training: Training, model: nn.Module, wrapped: nn.Module, world: World, no_sync: NoSync | None = None
+    ) -> None:
+        self.task, self.clip_norm = training.task, training.clip_norm
+        self.model, self.world, self._no_sync = model, world, no_sync
+        self._wrapped = wrapped
+        named = trainable(model)
+        self.parameters = [p for _, p in named]
+        self.optimizer = training.optimizer.build(named)
+        self.average = Average(named, training.ema) if training.ema else None
+        self._autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=training.precision == "bf16")
+        self._loss = self._autocast(self._forward_loss) if training.precision == "bf16" else self._forward_loss
+
+    def _forward_loss(self, batch: Batch) -> Tensor:
+        return self.task.loss(self._wrapped(**batch.inputs), batch.targets)
+
+    def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
+        scale = self.world.dp_size / weight if weight else 0.0
+        last = len(share) - 1
+        total: Tensor | None = None
+        for i, batch in enumerate(share):
+            if i < last and self._no_sync is not None:
+                with self._no_sync():
+                    loss = self._backward(batch, scale)
+            else:
+                loss = self._backward(batch, scale)
+            total = loss if total is None else total + loss
+        if total is None:
+            raise ValueError("a share has at least one micro-batch, if only a filler")
+        return total
+
+    def _backward(self, batch: Batch, scale: float) -> Tensor:
+        loss = self._loss(batch.to(self.world.device))
+        counted = scale if batch.weight else 0.0
+        (loss * counted).backward()  # type: ignore[no-untyped-call]
+        return loss.detach() if batch.weight else torch.zeros_like(loss)
+
+    def update(self, lr: float) -> Tensor:
+        if self.clip_norm is None:
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        else:
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        self.optimizer.zero_grad()
+        return norm
+
+    def discard(self) -> None:
+        self.optimizer.zero_grad()
+
+    def evaluate(self, share: Iterable[Batch]) -> tuple[dict[str, Tensor], float]:
+        sums: dict[str, Tensor] = {}
+        weight = 0.0
+        with self._evaluating():
+            for batch in share:
+                moved = batch.to(self.world.device)
+                with self._autocast:
+                    metrics = self.task.metrics(self.model(**moved.inputs), moved.targets)
+                for name, value in metrics.items():
+                    counted = value.double() if batch.weight else torch.zeros_like(value, dtype=torch.float64)
+                    sums[name] = sums[name] + counted if name in sums else counted
+                weight += batch.weight
+        return sums, weight
+
+    def sample(self) -> str | None:
+        with self._evaluating():
+            return self.task.sample(self.model)
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        return evaluating(self.model, self.average)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Live tensors: what is read into them is loaded."""
+        self._materialise()
+        names = {id(p): name for name, p in trainable(self.model)}
+        state: dict[str, Any] = {
+            "model": trained_state(self.model),
+            "optimizer": {
+                names[id(p)]: {k: v for k, v in self.optimizer.state[p].items() if isinstance(v, Tensor)}
+                for p in self.parameters
+            },
+        }
+        if self.average is not None:
+            state["ema"] = self.average.state
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing is left to do: the checkpoint was read into the live tensors of state_dict()."""
+
+    def _materialise(self) -> None:
+        """Give a fresh optimizer its state tensors: they only come into being in its first step. That step runs at
+        a learning rate of zero on gradients of zero, and its traces are wiped."""
+        if self.optimizer.state:
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        for p in self.parameters:
+            p.grad = torch.zeros_like(p)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    value.zero_()

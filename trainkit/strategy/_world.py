@@ -1,0 +1,98 @@
+"""Where a rank stands, and how it talks to the others. `Solo` is the null object of the single process, so that
+no caller asks whether there is a process group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def pick_device(device: str, local_rank: int) -> torch.device:
+    """The device of this rank: `auto` takes a GPU where there is one. Its own GPU becomes torch's current one."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    chosen = torch.device("cuda", local_rank)
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solo:
+    """One process alone."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    dp_rank: int = 0
+    dp_size: int = 1
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
+    def reduce(self, value: Tensor) -> Tensor:
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def barrier(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A rank of torch's default process group, all of it one data-parallel axis.
+
+    The group carries gloo for host memory and, on GPUs, NCCL for device memory: small agreements between ranks
+    (`total`, `gather`) never wait for the device.
+    """
+
+    device: torch.device
+    rank: int
+    size: int
+
+    @property
+    def dp_rank(self) -> int:
+        return self.rank
+
+    @property
+    def dp_size(self) -> int:
+        return self.size
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        summed = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(summed)
+        return summed.tolist()
+
+    def reduce(self, value: Tensor) -> Tensor:
+        dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        self.total([0.0])
+
+    def close(self) -> None:
+        dist.destroy_process_group()
+
+
+def connect(device: str, timeout_s: float) -> Group:
+    """Join the process group that the launcher describes in torchrun's environment variables."""
+    chosen = pick_device(device, int(os.environ["LOCAL_RANK"]))
+    backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    return Group(device=chosen, rank=dist.get_rank(), size=dist.get_world_size())

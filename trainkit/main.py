@@ -56,7 +56,11 @@ def train(folder: RunFolder, attempt: int) -> str:
 
     settings = load(folder.config)
     prepare(settings)
+    return fit(settings, folder, attempt)
 
+
+def fit(settings: Settings, folder: RunFolder, attempt: int) -> str:
+    """Join the other ranks, build data and engine, train."""
     from trainkit.checkpoint.store import CheckpointStore
     from trainkit.trainer import Trainer
 

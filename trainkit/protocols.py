@@ -114,7 +114,7 @@ class Task(ABC):
         """What is wrong with the recipe's keys and files. Runs before launch, without torch."""
         return ()
 
-    def prepare(self, say: Say) -> None:
+    def prepare(self, say: Say) -> None:  # noqa: B027  # a default, not a forgotten abstract method
         """Slow work done once per machine before data() and model(): downloads, conversions, tokenising."""
 
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:

@@ -1,0 +1,80 @@
+"""The recipe that every strategy must train alike: a small decoder, answers of uneven length, no dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainkit.protocols import Batch, Data, Task
+
+VOCAB, LENGTH = 61, 12
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, 4, -1)).unbind(-3)
+        heads = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+        x = x + self.dropout(self.out(heads.transpose(1, 2).flatten(-2)))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
+
+
+class Decoder(nn.Module):
+    def __init__(self, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(VOCAB, width), nn.Embedding(LENGTH, width)
+        self.layers = nn.ModuleList(Block(width, dropout) for _ in range(layers))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCAB, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids) + self.places.weight[: ids.shape[1]]
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x))
+
+
+class Copies:
+    """Sample i: random tokens, of which the last 1 to LENGTH-1 are the answer."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.ids = torch.randint(0, VOCAB, (size, LENGTH + 1), generator=generator)
+        answers = torch.randint(1, LENGTH, (size,), generator=generator)
+        self.counts = torch.arange(LENGTH)[None] >= LENGTH - answers[:, None]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def fetch(self, ids: Sequence[int]) -> Batch:
+        rows, counts = self.ids[list(ids)], self.counts[list(ids)]
+        labels = torch.where(counts, rows[:, 1:], -100)
+        return Batch({"ids": rows[:, :-1]}, {"labels": labels}, int(counts.sum()), counts.numel())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderTask(Task):
+    width: int = 32
+    layers: int = 2
+    dropout: float = 0.0
+    samples: int = 53
+    heldout: int = 11
+
+    def model(self) -> nn.Module:
+        return Decoder(self.width, self.layers, self.dropout)
+
+    def data(self) -> Data:
+        return Data(Copies(self.samples, 1), Copies(self.heldout, 2) if self.heldout else None)
+
+    def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
+        return F.cross_entropy(output.flatten(0, 1), targets["labels"].flatten(), ignore_index=-100, reduction="sum")

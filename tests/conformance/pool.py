@@ -1,0 +1,87 @@
+"""Rank processes that stay alive for many cases: importing torch once instead of once per case.
+
+`Pool.run(n, function, *args)` calls `function(*args)` on n ranks with torchrun's environment variables set, a fresh
+port each time, and returns what each of them returned, in rank order.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+
+class Pool:
+    def __init__(self, size: int) -> None:
+        self._context = mp.get_context("fork")
+        self._workers = [self._start() for _ in range(size)]
+
+    def _start(self) -> tuple[mp.process.BaseProcess, Connection]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def run(self, ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
+        port = _free_port()
+        for rank, (_, pipe) in enumerate(self._workers[:ranks]):
+            pipe.send((rank, ranks, port, function, args))
+        pipes = {pipe: rank for rank, (_, pipe) in enumerate(self._workers[:ranks])}
+        results: dict[int, Any] = {}
+        while len(results) < ranks:
+            ready = wait([p for p, r in pipes.items() if r not in results], timeout)
+            if not ready:
+                self._replace(ranks)
+                raise TimeoutError(f"ranks {sorted(set(range(ranks)) - set(results))} gave no answer in {timeout} s")
+            for pipe in ready:
+                try:
+                    results[pipes[pipe]] = pipe.recv()  # type: ignore[union-attr,index]
+                except EOFError:
+                    self._replace(ranks)
+                    raise RuntimeError(f"rank {pipes[pipe]} died") from None  # type: ignore[index]
+        errors = [f"rank {r}:\n{text}" for r, (ok, text) in sorted(results.items()) if not ok]
+        if errors:
+            self._replace(ranks)
+            raise RuntimeError("\n".join(errors))
+        return [results[r][1] for r in range(ranks)]
+
+    def _replace(self, ranks: int) -> None:
+        """After a fault nothing is known about these processes."""
+        for i in range(ranks):
+            process, pipe = self._workers[i]
+            process.kill()
+            process.join()
+            pipe.close()
+            self._workers[i] = self._start()
+
+    def close(self) -> None:
+        for process, pipe in self._workers:
+            process.kill()
+            process.join()
+            pipe.close()
+
+
+def _serve(pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    while True:
+        rank, ranks, port, function, args = pipe.recv()
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+        os.environ.update({name: str(value) for name, value in place.items()})
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+        try:
+            pipe.send((True, function(*args)))
+        except Exception:
+            pipe.send((False, traceback.format_exc()))
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

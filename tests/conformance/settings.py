@@ -1,0 +1,62 @@
+"""Settings for tests, without a configuration file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainkit.tracker.none import NoTracker
+
+from tests.conformance.decoder import DecoderTask
+from trainkit.launcher.local import Local as LocalLauncher
+from trainkit.optimizer.adamw import AdamW
+from trainkit.protocols import Strategy, Task
+from trainkit.schedule.cosine import Cosine
+from trainkit.settings import Checkpoint, DataSettings, Run, Settings, Train
+from trainkit.strategy.ddp import Ddp
+from trainkit.strategy.local import Local
+
+STRATEGIES: dict[str, Strategy] = {"local": Local(), "ddp": Ddp(bucket_cap_mb=0.02, timeout_s=60)}
+
+TRAIN: dict[str, Any] = {
+    "steps": 20,
+    "epochs": None,
+    "global_batch": 12,
+    "micro_batch": 2,
+    "seed": 7,
+    "clip_norm": 0.5,
+    "precision": "fp32",
+    "device": "cpu",
+    "log_every": 1,
+    "eval_every": None,
+    "patience": None,
+    "ema": None,
+    "activation_checkpointing": False,
+    "compile": False,
+}
+CHECKPOINT: dict[str, Any] = {"every": None, "keep": 3, "metric": None, "mode": "min", "dir": None}
+
+
+def make(
+    folder: str,
+    strategy: str = "local",
+    ranks: int = 1,
+    task: Task | None = None,
+    checkpoint: dict[str, Any] | None = None,
+    resume: Any = "auto",
+    workers: int = 0,
+    **train: Any,
+) -> Settings:
+    return Settings(
+        name="decoder",
+        run=Run(dir=folder),
+        resume=resume,
+        train=Train(**(TRAIN | train)),
+        checkpoint=Checkpoint(**(CHECKPOINT | (checkpoint or {}))),
+        data=DataSettings(ledger=True, workers=workers),
+        optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
+        schedule=Cosine(warmup=3, floor=0.1),
+        strategy=STRATEGIES[strategy],
+        launcher=LocalLauncher(ranks=ranks),
+        tracker=NoTracker(),
+        recipe=task or DecoderTask(),
+    )

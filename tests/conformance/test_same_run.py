@@ -1,0 +1,101 @@
+"""Promise 1: a strategy or rank count changes speed and memory, never the curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conformance.pool import Pool
+from tests.conformance.training import curve, tensors, train, trained_ids
+
+# 53 samples in global batches of 12: every epoch ends with a batch of 5, which 4 ranks share unevenly.
+CELLS = [("ddp", 1), ("ddp", 2), ("ddp", 4)]
+
+
+@pytest.fixture(scope="module")
+def reference(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("local")
+    pool.run(1, train, str(folder), 1, None, {"strategy": "local"})
+    return folder
+
+
+def same_run(folder: Path, reference: Path, loss: float, weights: float) -> None:
+    ours, theirs = curve(folder), curve(reference)
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(1, 21))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=loss)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=10 * loss)
+        assert (a["lr"], a["samples"]) == (b["lr"], b["samples"])
+    assert trained_ids(folder) == trained_ids(reference)
+    ours_at_end, theirs_at_end = tensors(folder, 20), tensors(reference, 20)
+    assert ours_at_end.keys() == theirs_at_end.keys()
+    for name, tensor in theirs_at_end.items():
+        if name.startswith("model."):
+            error = (ours_at_end[name] - tensor).norm() / tensor.norm()
+            assert error < weights, name
+
+
+def test_the_reference_is_clipped_and_learns(reference: Path) -> None:
+    rows = curve(reference)
+    assert max(r["grad_norm"] for r in rows) > 0.5
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert {r["samples"] for r in rows} >= {53, 106}  # the short batch at the end of each epoch
+
+
+@pytest.mark.parametrize(("strategy", "ranks"), CELLS)
+def test_same_curve_weights_and_samples(strategy: str, ranks: int, pool: Pool, reference: Path, tmp_path: Path) -> None:
+    pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": strategy, "ranks": ranks, "micro_batch": 3})
+    same_run(tmp_path, reference, 1e-5, 1e-4)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5, None])
+def test_accumulation_does_not_change_the_curve(
+    micro_batch: int | None, pool: Pool, reference: Path, tmp_path: Path
+) -> None:
+    pool.run(1, train, str(tmp_path), 1, None, {"micro_batch": micro_batch})
+    same_run(tmp_path, reference, 1e-5, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "option", [{"activation_checkpointing": True}, {"compile": True}, {"workers": 2}, {"log_every": 1}]
+)
+def test_how_it_is_computed_does_not_change_the_curve(
+    option: dict[str, Any], pool: Pool, reference: Path, tmp_path: Path
+) -> None:
+    pool.run(1, train, str(tmp_path), 1, None, option)
+    same_run(tmp_path, reference, 1e-5, 1e-4)
+
+
+def test_bf16_stays_near_fp32_under_every_rank_count(pool: Pool, reference: Path, tmp_path: Path) -> None:
+    """Autocast rounds activations to 8 bits of mantissa; weights, moments and reductions stay fp32."""
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        pool.run(ranks, train, str(folder), 1, None, {"strategy": "ddp", "precision": "bf16"})
+        same_run(folder, reference, 1e-2, 5e-2)
+        assert {t.dtype for t in tensors(folder, 20).values()} == {torch.float32}
+
+
+def test_evaluation_counts_every_sample_once(pool: Pool, tmp_path: Path) -> None:
+    """11 held-out samples on 4 ranks: padding them to 12 would show."""
+    losses = []
+    for ranks in (1, 2, 4):
+        folder = tmp_path / str(ranks)
+        pool.run(ranks, train, str(folder), 1, None, {"strategy": "ddp", "steps": 4, "eval_every": 2})
+        losses.append([r["eval_loss"] for r in curve(folder) if "eval_loss" in r])
+    assert len(losses[0]) == 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_the_average_of_the_weights_is_the_same_on_every_rank_count(pool: Pool, tmp_path: Path) -> None:
+    averages = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        pool.run(ranks, train, str(folder), 1, None, {"strategy": "ddp", "ema": 0.9})
+        averages.append({n: t for n, t in tensors(folder, 20).items() if n.startswith("ema.")})
+    assert averages[0].keys() == averages[1].keys() != set()
+    for name, tensor in averages[0].items():
+        assert torch.allclose(tensor, averages[1][name], rtol=1e-4, atol=1e-6), name

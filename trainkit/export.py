@@ -9,17 +9,18 @@ from typing import Any
 import torch
 
 from trainkit.canonical import trainable, trained_state
-from trainkit.checkpoint.store import CheckpointStore
+from trainkit.checkpoint.store import CheckpointStore, newest
 from trainkit.errors import CheckpointError
+from trainkit.protocols import Say
 from trainkit.settings import Settings
 
 
-def export(settings: Settings, store: CheckpointStore, folder: Path) -> None:
+def export(settings: Settings, store: CheckpointStore, folder: Path, say: Say) -> None:
     """Write the newest checkpoint's weights (the averaged ones with train.ema) to `folder`, in one rename.
 
     Runs on one rank; needs the memory of one whole model. Raises CheckpointError without a good checkpoint.
     """
-    found = store.latest()
+    found, _ = newest(store.folder, say)
     if found is None:
         raise CheckpointError(f"nothing to export: there is no good checkpoint in {store.folder}")
     torch.manual_seed(settings.train.seed)

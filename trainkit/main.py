@@ -69,7 +69,9 @@ def fit(settings: Settings, folder: RunFolder, attempt: int) -> str:
     data = settings.recipe.data()
     check(data)
     engine = settings.strategy.build(training(settings), world)
-    store = CheckpointStore(folder.checkpoints(settings.checkpoint.dir), world, attempt, about(settings, world.size))
+    store = CheckpointStore(
+        folder.checkpoints(settings.checkpoint.dir), world, attempt, about(settings, world.size), say
+    )
     outcome = Trainer(settings, engine, world, data, store, folder, stop).fit()
     world.close()
     return outcome

@@ -8,6 +8,7 @@ resume -> evaluate, sample before
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -214,7 +215,7 @@ class Trainer:
         """Show what the model does now and write it for use without trainkit."""
         self.sample("after")
         if self.world.rank == 0:
-            export(self.settings, self.store, self.folder.model)
+            export(self.settings, self.store, self.folder.model, self.say)
         self.world.barrier()
 
     # ----------------------------------------------------------------------------------------- events
@@ -222,6 +223,10 @@ class Trainer:
     def event(self, kind: str, **fields: Any) -> None:
         if self.world.rank == 0:
             self.folder.event(kind, **fields)
+
+    def say(self, text: str) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
     def describe(self) -> dict[str, Any]:
         return {"attempt": self.store.attempt, "ranks": self.world.size, "device": str(self.world.device.type)}

@@ -6,8 +6,10 @@ port each time, and returns what each of them returned, in rank order.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing as mp
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -24,7 +26,7 @@ class Pool:
 
     def _start(self) -> tuple[mp.process.BaseProcess, Connection]:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs,))
         process.start()
         theirs.close()
         return process, ours
@@ -69,6 +71,7 @@ class Pool:
 
 
 def _serve(pipe: Connection) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing outlives the tests
     torch.set_num_threads(1)
     while True:
         rank, ranks, port, function, args = pipe.recv()

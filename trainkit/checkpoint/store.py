@@ -177,9 +177,13 @@ class CheckpointStore:
         if differences:
             about = manifest["about"]
             changed = {
-                key: value for key, value in about.get("keys", {}).items() if self._about.get("keys", {}).get(key) != value
+                key: value
+                for key, value in about.get("keys", {}).items()
+                if self._about.get("keys", {}).get(key) != value
             }
-            hint = f"it was written with {', '.join(f'recipe.{k}={v}' for k, v in changed.items())}; " if changed else ""
+            hint = (
+                f"it was written with {', '.join(f'recipe.{k}={v}' for k, v in changed.items())}; " if changed else ""
+            )
             raise ConfigError(
                 [
                     Problem(

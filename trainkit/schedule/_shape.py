@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Ge
 
 from trainkit.errors import Problem
+
+Length = Annotated[float, Ge(0)]
+"""The length of a phase: a number of steps, or, below 1, a fraction of the run."""
+
+
+def steps(length: float, total: int) -> int:
+    """`length` in steps of a run of `total` steps."""
+    return round(length * total) if length < 1 else round(length)
 
 
 def ramp(step: int, warmup: int) -> float:
@@ -18,16 +29,16 @@ def line(step: int, first: int, last: int, floor: float) -> float:
     return 1.0 - (1.0 - floor) * done
 
 
-def phase_problems(total: int | None, **phases: int) -> Sequence[Problem]:
+def phase_problems(total: int | None, **phases: float) -> Sequence[Problem]:
     """The phases of a schedule must fit into the run."""
-    if total is None or sum(phases.values()) <= total:
+    if total is None or sum(steps(length, total) for length in phases.values()) <= total:
         return ()
     names = " + ".join(f"schedule.{name}" for name in phases)
     return [
         Problem(
             names,
-            sum(phases.values()),
+            " + ".join(str(length) for length in phases.values()),
             f"longer than the run, which has train.steps={total}",
-            "shorten it, or train for more steps",
+            "shorten it (a number below 1 is a fraction of the run), or train for more steps",
         )
     ]

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-from annotated_types import Ge
 
 from trainkit.errors import Problem
-from trainkit.schedule._shape import phase_problems, ramp
+from trainkit.schedule._shape import Length, phase_problems, ramp, steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """`warmup` steps up, then flat."""
+    """`warmup` (steps, or a fraction of the run) up, then flat."""
 
-    warmup: Annotated[int, Ge(0)]
+    warmup: Length
 
     def factor(self, step: int, total: int) -> float:
-        return ramp(step, self.warmup)
+        return ramp(step, steps(self.warmup, total))
 
     def problems(self, total: int | None) -> Sequence[Problem]:
         return phase_problems(total, warmup=self.warmup)

@@ -9,18 +9,18 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from trainkit.errors import Problem
-from trainkit.schedule._shape import line, phase_problems, ramp
+from trainkit.schedule._shape import Length, line, phase_problems, ramp, steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """`warmup` steps up, then a straight line that would reach `floor` one step after the last."""
+    """`warmup` (steps, or a fraction of the run) up, then a straight line that would reach `floor` one step after the last."""
 
-    warmup: Annotated[int, Ge(0)]
+    warmup: Length
     floor: Annotated[float, Ge(0), Le(1)]
 
     def factor(self, step: int, total: int) -> float:
-        return ramp(step, self.warmup) * line(step, self.warmup, total, self.floor)
+        return ramp(step, steps(self.warmup, total)) * line(step, steps(self.warmup, total), total, self.floor)
 
     def problems(self, total: int | None) -> Sequence[Problem]:
         return phase_problems(total, warmup=self.warmup)

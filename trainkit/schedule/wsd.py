@@ -9,19 +9,19 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from trainkit.errors import Problem
-from trainkit.schedule._shape import line, phase_problems, ramp
+from trainkit.schedule._shape import Length, line, phase_problems, ramp, steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wsd:
-    """`warmup` steps up, flat, then a straight line to `floor` over the last `decay` steps."""
+    """`warmup` (steps, or a fraction of the run) up, flat, then a straight line to `floor` over the last `decay` steps."""
 
-    warmup: Annotated[int, Ge(0)]
-    decay: Annotated[int, Ge(0)]
+    warmup: Length
+    decay: Length
     floor: Annotated[float, Ge(0), Le(1)]
 
     def factor(self, step: int, total: int) -> float:
-        return ramp(step, self.warmup) * line(step, total - self.decay, total, self.floor)
+        return ramp(step, steps(self.warmup, total)) * line(step, total - steps(self.decay, total), total, self.floor)
 
     def problems(self, total: int | None) -> Sequence[Problem]:
         return phase_problems(total, warmup=self.warmup, decay=self.decay)

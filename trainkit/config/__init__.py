@@ -1,0 +1,13 @@
+"""From the words on the command line to checked objects.
+
+compose   words -> resolved dict        (hydra; in the front only)
+build     dict  -> Settings             (pydantic; in the front and again in every rank)
+check     what only shows when the parts are seen together, and the state of the run folder
+"""
+
+from trainkit.config.build import build, load
+from trainkit.config.bundle import components, describe
+from trainkit.config.check import check
+from trainkit.config.compose import compose
+
+__all__ = ["build", "check", "components", "compose", "describe", "load"]

@@ -1,0 +1,169 @@
+"""A plain dict to Settings: types and ranges by pydantic, unknown keys and targets by name, all problems at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import traceback
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from trainkit import settings as s
+from trainkit.config.bundle import install_recipes_package
+from trainkit.config.suggest import suggest
+from trainkit.errors import ConfigError, Problem
+from trainkit.protocols import Launcher, Optimizer, Schedule, Strategy, Task, Tracker
+
+SECTIONS: dict[str, type] = {"run": s.Run, "train": s.Train, "checkpoint": s.Checkpoint, "data": s.DataSettings}
+SEAMS: dict[str, type] = {
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "strategy": Strategy,
+    "launcher": Launcher,
+    "tracker": Tracker,
+    "recipe": Task,
+}
+PLAIN: dict[str, Any] = {"name": str, "resume": typing.Literal["auto", "never", "must"]}
+
+
+def load(path: Path) -> s.Settings:
+    """The settings of a run folder's config.yaml. Raises ConfigError."""
+    settings, problems = build(yaml.safe_load(path.read_text()))
+    if settings is None or problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def build(config: Mapping[str, Any]) -> tuple[s.Settings | None, list[Problem]]:
+    """The settings, where they could be built, and everything wrong with `config`."""
+    install_recipes_package()
+    problems: list[Problem] = []
+    types_of: dict[str, Any] = PLAIN | SECTIONS
+    for group, seam in SEAMS.items():
+        node = config.get(group)
+        target = node.get("_target_") if isinstance(node, Mapping) else node
+        found = resolve(group, seam, target)
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            types_of[group] = found
+    known = [key for group, kind in types_of.items() for key in dotted(kind, group)]
+    values: dict[str, Any] = {}
+    for key, node in config.items():
+        if key in types_of:
+            built = _object(key, types_of[key], node, known, problems)
+            values[key] = built
+        elif key not in SEAMS:
+            problems.append(Problem(key, node, "there is no such key", suggest(key, [*types_of, *known])))
+    for key in types_of:
+        if key not in config:
+            problems.append(Problem(key, None, "this section is missing from the configuration"))
+    if any(values.get(key) is None for key in [*PLAIN, *SECTIONS, *SEAMS]):
+        return None, problems
+    return s.Settings(**values), problems
+
+
+def resolve(group: str, seam: type, target: object) -> type | Problem:
+    """The class that `_target_` names. This is the only place that imports what a configuration names, and it
+    imports from two packages only."""
+    key, text = f"{group}._target_", str(target)
+    module, _, name = text.rpartition(".")
+    if not (module.startswith(f"trainkit.{group}.") or module.startswith("recipes.")):
+        allowed = f"trainkit.{group}.MODULE.CLASS or recipes.MODULE.CLASS"
+        return Problem(key, target, f"must be {allowed}", f"choose with {group}=NAME; `trainkit ls` lists the names")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except AttributeError:
+        return Problem(key, target, f"{module} has no {name}")
+    except ModuleNotFoundError as error:
+        if error.name is not None and module.startswith(error.name):
+            return Problem(key, target, f"there is no file {module.replace('.', '/')}.py")
+        return Problem(
+            key, target, f"needs the package {error.name}, which is not installed", f"pip install {error.name}"
+        )
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return Problem(
+            key, target, f"does not import: {type(error).__name__}: {error}", f"{where.filename}:{where.lineno}"
+        )
+    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        return Problem(key, target, "is not a dataclass", "a component is a frozen dataclass; its fields are its keys")
+    if not (issubclass(found, seam) if seam is Task else _implements(found, seam)):
+        return Problem(key, target, f"is not a {seam.__name__}", f"see trainkit.protocols.{seam.__name__}")
+    return found
+
+
+def _implements(cls: type, seam: type) -> bool:
+    methods = [n for n, v in vars(seam).items() if isinstance(v, types.FunctionType) and not n.startswith("_")]
+    return all(callable(getattr(cls, name, None)) for name in methods)
+
+
+def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Problem]) -> Any:
+    """`node` as a `kind`, or None with its problems noted."""
+    if isinstance(node, Mapping):
+        node = {k: v for k, v in node.items() if k != "_target_"}
+        for path, value in _unknown(kind, node, key):
+            problems.append(Problem(path, value, "there is no such key", suggest(path, known) or _allowed(path, known)))
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(node), strict=True)
+    except ValidationError as error:
+        problems += _explain(key, node, error)
+        return None
+
+
+def _unknown(kind: Any, node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(kind)
+    for name, value in node.items():
+        path = f"{prefix}.{name}"
+        if name not in hints:
+            yield path, value
+        elif isinstance(value, Mapping) and (nested := _dataclass_in(hints[name])):
+            yield from _unknown(nested, value, path)
+
+
+def _dataclass_in(hint: Any) -> Any:
+    """The dataclass in a field's type: itself, or the one in `X | None`."""
+    options = typing.get_args(hint) or (hint,)
+    return next((o for o in options if dataclasses.is_dataclass(o)), None)
+
+
+def _allowed(path: str, known: list[str]) -> str:
+    section = path.rsplit(".", 1)[0]
+    names = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")]
+    return f"{section} has {', '.join(names)}" if names else ""
+
+
+def _explain(key: str, node: Any, error: ValidationError) -> list[Problem]:
+    """pydantic's errors, one problem per key: the branches of a union are alternatives of one message."""
+    messages: dict[str, list[str]] = {}
+    found: dict[str, Any] = {}
+    for item in error.errors(include_url=False):
+        path, value = key, node
+        for part in item["loc"]:
+            if isinstance(value, Mapping) and part in value:
+                path, value = f"{path}.{part}", value[str(part)]
+            elif isinstance(value, list) and isinstance(part, int):
+                path, value = f"{path}[{part}]", value[part]
+            elif item["type"] == "missing":
+                path, value = f"{path}.{part}", None
+        messages.setdefault(path, []).append(item["msg"].removeprefix("Input should be ").removeprefix("a valid "))
+        found[path] = value
+    return [Problem(path, found[path], f"should be {' or '.join(m)}") for path, m in messages.items()]
+
+
+def dotted(kind: Any, prefix: str) -> Iterator[str]:
+    """Every key of a dataclass, dotted, nested ones included; the prefix itself for anything else."""
+    if not dataclasses.is_dataclass(kind):
+        yield prefix
+        return
+    for name, hint in typing.get_type_hints(kind).items():
+        yield f"{prefix}.{name}"
+        if nested := _dataclass_in(hint):
+            yield from dotted(nested, f"{prefix}.{name}")

@@ -1,0 +1,173 @@
+"""MLflow: one run per run folder, continued by every attempt; the server is the truth about what it holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from annotated_types import Gt
+
+from trainkit.errors import Problem
+from trainkit.protocols import RunInfo, TrackerSession
+from trainkit.runfolder import replace_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # of one log_batch
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlflow:
+    """`uri` null: MLFLOW_TRACKING_URI, else a sqlite file in the working directory, which plain `mlflow ui` shows."""
+
+    uri: str | None
+    experiment: str
+    flush_s: Annotated[float, Gt(0)]
+
+    def problems(self) -> Sequence[Problem]:
+        scheme = urlsplit(self.resolved_uri()).scheme.split("+")[0]
+        if scheme in SCHEMES:
+            return ()
+        hint = "for example http://HOST:5000, or null for a local file"
+        return [Problem("tracker.uri", self.uri, f"must begin with one of {', '.join(SCHEMES)}", hint)]
+
+    def resolved_uri(self) -> str:
+        """Where the runs go."""
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+    def open(self, info: RunInfo) -> TrackerSession | None:
+        """Create the folder's run, or continue it. Raises what MLflow raises, soon: an outage must not block."""
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+        from mlflow import MlflowClient
+
+        uri = self.resolved_uri()
+        with _lock(uri):  # processes that create one sqlite file at the same time break it
+            client = MlflowClient(tracking_uri=uri)
+            experiment = self._experiment(client, uri)
+            run = _continue(client, info, uri) or _create(client, experiment, info, uri)
+        return MlflowSession(client, run, uri)
+
+    def _experiment(self, client: MlflowClient, uri: str) -> str:
+        found = client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        local = (Path.cwd() / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
+        return str(client.create_experiment(self.experiment, artifact_location=local))
+
+
+def _lock(uri: str) -> Any:
+    from contextlib import nullcontext
+
+    from filelock import FileLock
+
+    return FileLock(uri.removeprefix("sqlite:///") + ".lock") if uri.startswith("sqlite:///") else nullcontext()
+
+
+def _continue(client: MlflowClient, info: RunInfo, uri: str) -> Run | None:
+    """The run that an earlier attempt made. What was set differently this time becomes tags: MLflow refuses to change
+    a param."""
+    from mlflow.exceptions import MlflowException
+
+    note = info.folder / "mlflow.json"
+    if not note.exists():
+        return None
+    known = json.loads(note.read_text())
+    if known["uri"] != uri:
+        return None
+    try:
+        run = client.get_run(known["run_id"])
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    attempt = info.tags["trainkit.attempt"]
+    changed = {k: v for k, v in _params(info.params).items() if run.data.params.get(k) != v}
+    tags = {f"resume.{attempt}.{key}": value for key, value in changed.items()}
+    _tag(client, run, dict(info.tags) | tags)
+    client.update_run(run.info.run_id, status="RUNNING")
+    return run
+
+
+def _create(client: MlflowClient, experiment: str, info: RunInfo, uri: str) -> Run:
+    from mlflow.entities import Param
+
+    run = client.create_run(experiment, run_name=info.name)
+    replace_text(info.folder / "mlflow.json", json.dumps({"run_id": run.info.run_id, "uri": uri}))
+    params = [Param(key, value) for key, value in _params(info.params).items()]
+    for i in range(0, len(params), MOST_PARAMS):
+        client.log_batch(run.info.run_id, params=params[i : i + MOST_PARAMS])
+    _tag(client, run, info.tags)
+    return run
+
+
+def _tag(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    entities = [RunTag(key, value) for key, value in tags.items()]
+    for i in range(0, len(entities), MOST_PARAMS):
+        client.log_batch(run.info.run_id, tags=entities[i : i + MOST_PARAMS])
+
+
+def _params(params: Mapping[str, str]) -> dict[str, str]:
+    return {key: value[:LONGEST_PARAM] for key, value in params.items()}
+
+
+class MlflowSession:
+    """One open run."""
+
+    def __init__(self, client: MlflowClient, run: Run, uri: str) -> None:
+        self._client, self._uri = client, uri
+        self._id, self._experiment = run.info.run_id, run.info.experiment_id
+        # Every row carries `samples`, which only grows: what the server holds of it says which rows it has.
+        self._samples = run.data.metrics.get("samples", -1.0)
+
+    def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        new = [row for row in rows if row["samples"] > self._samples]
+        for batch in _batches(new):
+            self._client.log_batch(self._id, metrics=[metric for row in batch for metric in _metrics(row)])
+            self._samples = batch[-1]["samples"]
+
+    def artifact(self, path: Path) -> None:
+        self._client.log_artifact(self._id, str(path))
+
+    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        self._client.set_terminated(self._id, status=status)
+
+    def where(self) -> str:
+        if self._uri.startswith("http"):
+            return f"{self._uri}/#/experiments/{self._experiment}/runs/{self._id}"
+        return f"mlflow ui --backend-store-uri {self._uri}"
+
+
+def _metrics(row: Mapping[str, Any]) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    step, at = row["step"], round(row["time"] * 1000)
+    return [Metric(key, float(value), at, step) for key, value in row.items() if key not in ("step", "time")]
+
+
+def _batches(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Whole rows, as many as fit into one request: a row is sent at once or not at all."""
+    batch: list[Mapping[str, Any]] = []
+    size = 0
+    for row in rows:
+        if batch and size + len(row) > MOST_METRICS:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row)
+    if batch:
+        yield batch

@@ -7,3 +7,160 @@ a slow terminal nor a tracker that is down can hold up a step.
 """
 
 from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from rich.console import Console as Rich
+
+from trainkit import __version__
+from trainkit.console import Console, summarise, table
+from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED
+from trainkit.protocols import Cluster, Job, RunInfo
+from trainkit.runfolder import RunFolder, read_lines, replace_text
+from trainkit.settings import Settings
+from trainkit.tracker.follower import Follower, Status
+
+POLL_S = 0.1
+STATUS = {EXIT_DONE: "done", EXIT_STOPPED: "stopped", EXIT_CONFIG: "refused"}
+SECRETS = ("password", "passwd", "secret", "token_", "_token", "api_key", "apikey", "credential")
+
+
+def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:
+    """Start the run, follow it to its end, and say how it went. `words` are those of the command line. Returns the
+    exit code."""
+    folder, rich = RunFolder(Path(settings.run.dir)), Rich()
+    if finished(folder, config):
+        rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({folder.root})")
+        show(rich, folder, json.loads(folder.summary.read_text()), words)
+        return EXIT_DONE
+    folder.root.mkdir(parents=True, exist_ok=True)
+    attempt = folder.next_attempt()
+    replace_text(folder.config, yaml.safe_dump(config, sort_keys=False))
+    follower = Follower(settings.tracker, info(folder, settings, cluster, attempt, config))
+    follower.start()
+    begin = time.time()
+    job = settings.launcher.start(folder.root, cluster, attempt)
+    console = Console(folder, attempt, rich)
+    code = follow(job, console, follower)
+    status = STATUS.get(code, "failed")
+    step = max((r["step"] for r in read_lines(folder.metrics)), default=0)
+    folder.event("end", step=step, status=status, exit_code=code, seconds=round(time.time() - begin, 1))
+    console.close()
+    unsent = follower.finish(tracker_status(code), settings.tracker.flush_s)
+    summary = summarise(folder, folder.checkpoints(settings.checkpoint.dir), status, unsent, follower.where)
+    replace_text(folder.summary, json.dumps(summary, indent=1))
+    show(rich, folder, summary, words)
+    return code if code in STATUS else 1
+
+
+def follow(job: Job, console: Console, follower: Follower) -> int:
+    """Draw until the job ends. The first Ctrl-C or SIGTERM asks it to save and leave, the second ends it at once."""
+    asked = 0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        (job.stop if asked == 1 else job.kill)()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end a run
+    told, troubled = 0, None
+    while (code := job.poll()) is None:
+        console.refresh()
+        if asked > told:
+            told = asked
+            console.say("stopping: saving a checkpoint (once more to end at once)" if asked == 1 else "ending at once")
+        if follower.trouble != troubled and troubled is None:
+            troubled = follower.trouble
+            console.say(f"the tracker cannot be reached ({troubled}); training goes on, all rows are in metrics.jsonl")
+        time.sleep(POLL_S)
+    return code
+
+
+def tracker_status(code: int) -> Status:
+    """MLflow's word for an exit code: stopped on request, or ended by a signal, is KILLED."""
+    if code == EXIT_DONE:
+        return "FINISHED"
+    return "KILLED" if code == EXIT_STOPPED or code < 0 else "FAILED"
+
+
+def finished(folder: RunFolder, config: Mapping[str, Any]) -> bool:
+    """Whether the folder's run ended as this configuration wants it: nothing would be left to do."""
+    if not (folder.summary.exists() and folder.config.exists()):
+        return False
+    before = yaml.safe_load(folder.config.read_text())["train"]
+    same = all(before[key] == config["train"][key] for key in ("steps", "epochs"))
+    return same and json.loads(folder.summary.read_text())["status"] == "done"
+
+
+def show(rich: Rich, folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) -> None:
+    """The closing table."""
+    rich.print(table(summary, folder, following(folder, summary, words)))
+
+
+def following(folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) -> str:
+    """The next command to type."""
+    if summary["status"] == "done":
+        if summary["model"] and (Path(summary["model"]) / "config.json").exists():
+            load = f"transformers.AutoModelForCausalLM.from_pretrained({summary['model']!r})"
+            return f"python -c \"import transformers; {load}\""
+        return f"python -m trainkit ls   # the model is in {summary['model']}"
+    again = [w for w in words if not w.startswith("run.dir=")] + [f"run.dir={folder.root}"]
+    return f"python -m trainkit {shlex.join(again)}" + ("" if summary["status"] == "stopped" else "   # goes on")
+
+
+# ------------------------------------------------------------------------------------- for the tracker
+
+
+def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, config: Mapping[str, Any]) -> RunInfo:
+    """What a tracker is told: every key as a param, where and from what the run was started as tags."""
+    tags = {
+        "trainkit.attempt": str(attempt),
+        "trainkit.version": __version__,
+        "trainkit.run_dir": str(folder.root),
+        "recipe": settings.name,
+        "strategy": type(settings.strategy).__name__.lower(),
+        "launcher": type(settings.launcher).__name__.lower(),
+        "ranks": str(cluster.ranks),
+        "host": socket.gethostname(),
+    }
+    commit = git_commit()
+    if commit is not None:
+        tags["git_commit"] = commit
+    name = f"{settings.name} {folder.root.name}"
+    return RunInfo(folder=folder.root, name=name, params=dict(flat(config)), tags=tags)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and their values as text; what looks like a secret is not told."""
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{key}.")
+        else:
+            yield key, "(not shown)" if any(word in key.lower() for word in SECRETS) else str(value)
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, with '+' for uncommitted changes; None outside git."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None

@@ -11,7 +11,7 @@ from trainkit.schedule._shape import Length, phase_problems, ramp, steps
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """`warmup` (steps, or a fraction of the run) up, then flat."""
+    """Up over `warmup`, then flat."""
 
     warmup: Length
 

@@ -15,7 +15,7 @@ from trainkit.schedule._shape import Length, line, phase_problems, ramp, steps
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """`warmup` (steps, or a fraction of the run) up, then half a cosine that would reach `floor` one step after the last."""
+    """Up over `warmup`, then half a cosine that would reach `floor` one step after the last."""
 
     warmup: Length
     floor: Annotated[float, Ge(0), Le(1)]

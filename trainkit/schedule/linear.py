@@ -14,7 +14,7 @@ from trainkit.schedule._shape import Length, line, phase_problems, ramp, steps
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """`warmup` (steps, or a fraction of the run) up, then a straight line that would reach `floor` one step after the last."""
+    """Up over `warmup`, then a straight line that would reach `floor` one step after the last."""
 
     warmup: Length
     floor: Annotated[float, Ge(0), Le(1)]

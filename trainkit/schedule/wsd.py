@@ -14,7 +14,7 @@ from trainkit.schedule._shape import Length, line, phase_problems, ramp, steps
 
 @dataclass(frozen=True, kw_only=True)
 class Wsd:
-    """`warmup` (steps, or a fraction of the run) up, flat, then a straight line to `floor` over the last `decay` steps."""
+    """Up over `warmup`, then flat, then a straight line to `floor` over the last `decay`."""
 
     warmup: Length
     decay: Length

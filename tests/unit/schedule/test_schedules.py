@@ -37,6 +37,12 @@ def test_wsd_is_flat_until_its_decay() -> None:
     assert schedule.factor(10, 10) == pytest.approx(0.0)
 
 
+def test_a_length_below_one_is_a_fraction_of_the_run() -> None:
+    assert [Constant(warmup=0.2).factor(s, 10) for s in range(3)] == [0.5, 1.0, 1.0]
+    assert Wsd(warmup=0, decay=0.4, floor=0.0).factor(8, 10) == pytest.approx(0.5)
+    assert not Wsd(warmup=0.1, decay=0.9, floor=0.0).problems(3)
+
+
 @pytest.mark.parametrize(
     "schedule", [Constant(warmup=20), Linear(warmup=20, floor=0.0), Wsd(warmup=5, decay=6, floor=0.0)]
 )

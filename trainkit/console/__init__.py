@@ -1,0 +1,6 @@
+"""What a person sees of a run: live while it goes, a table when it ends. Reads the run folder only."""
+
+from trainkit.console.live import Console
+from trainkit.console.summary import summarise, table
+
+__all__ = ["Console", "summarise", "table"]

@@ -1,0 +1,164 @@
+"""The running view: a bar on a terminal, plain lines every few seconds anywhere else.
+
+It follows metrics.jsonl, events.jsonl and rank 0's log, so that what it shows costs the training nothing, and a
+terminal that goes away takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console as Rich
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from trainkit.runfolder import RunFolder
+from trainkit.tail import Tail
+
+LINE_EVERY_S = 5.0
+
+
+class Console:
+    """`refresh` shows what is new since the last call; `close` takes the bar away."""
+
+    def __init__(self, folder: RunFolder, attempt: int, rich: Rich) -> None:
+        self._rich, self._since, self._spoke = rich, time.time(), 0.0
+        self._metrics, self._events = Tail(folder.metrics), Tail(folder.events)
+        self._log = Tail(folder.logs(attempt) / "rank_0.log")
+        self._total = 0
+        self._first_eval: float | None = None
+        self._bar = _bar(rich) if rich.is_terminal else None
+        self._task = self._bar.add_task("starting", total=None, shown="") if self._bar else None
+        if self._bar:
+            self._bar.start()
+
+    def refresh(self) -> None:
+        """Draw what came in. A terminal that is gone is no fault of the run."""
+        try:
+            for line in self._log.lines():
+                self._say(f"[dim]{escape(line)}[/dim]")
+            for event in self._events.rows():
+                if event["time"] >= self._since:
+                    self._event(event)
+            for row in self._metrics.rows():
+                if row["time"] >= self._since:
+                    self._row(row)
+        except (BrokenPipeError, OSError):
+            self._bar = None
+
+    def say(self, text: str) -> None:
+        """A line of the front's own."""
+        self._say(escape(text))
+
+    def close(self) -> None:
+        self.refresh()
+        if self._bar:
+            self._bar.stop()
+
+    def _say(self, markup: str) -> None:
+        self._rich.print(markup, highlight=False, soft_wrap=True)
+
+    # ---------------------------------------------------------------------------------------- rows
+
+    def _row(self, row: dict[str, Any]) -> None:
+        if "loss" in row:
+            self._step(row)
+        if "eval_loss" in row:
+            self._evaluation(row)
+
+    def _step(self, row: dict[str, Any]) -> None:
+        shown = (
+            f"loss {row['loss']:.4f}  lr {row['lr']:.1e}  {quantity(row['tokens_per_second'])} tok/s  "
+            f"{row['memory_mb'] / 1024:.1f} GiB"
+        )
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=row["step"], description="training", shown=shown)
+        elif row["time"] - self._spoke >= LINE_EVERY_S or row["step"] == self._total:
+            self._spoke = row["time"]
+            self._say(f"step {row['step']}/{self._total}  {shown}  {self._left(row)}")
+
+    def _left(self, row: dict[str, Any]) -> str:
+        done = row["step"] - self._start_step
+        if done <= 0 or row["step"] == self._total:
+            return ""
+        return f"about {duration((row['time'] - self._start_time) / done * (self._total - row['step']))} left"
+
+    def _evaluation(self, row: dict[str, Any]) -> None:
+        metrics = "  ".join(f"{k.removeprefix('eval_')} {v:.4f}" for k, v in row.items() if k.startswith("eval_"))
+        before = "" if self._first_eval is None else f"  (loss at the start {self._first_eval:.4f})"
+        if self._first_eval is None:
+            self._first_eval = row["eval_loss"]
+        self._say(f"[bold]held-out[/bold] at step {row['step']}: {metrics}{before}")
+
+    # -------------------------------------------------------------------------------------- events
+
+    def _event(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self._total, self._start_step, self._start_time = event["total_steps"], event["step"], event["time"]
+            if self._bar and self._task is not None:
+                self._bar.update(self._task, total=self._total, completed=event["step"], description="evaluating")
+            resumed = f", going on from step {event['step']}" if event["step"] else ""
+            self._say(
+                f"[bold]training[/bold] {quantity(event['trainable'])} of {quantity(event['parameters'])} parameters, "
+                f"{self._total} steps, {event['ranks']} rank(s) on {event['device']}{resumed}"
+            )
+        elif kind == "save":
+            size = f"{event['bytes'] / 2**20:.1f} MiB in {event['seconds']:.1f} s"
+            self._say(f"[bold]saved[/bold] step {event['step']}: {escape(event['path'])} ({size})")
+        elif kind == "save_failed":
+            self._say(f"[bold red]not saved[/bold red]: {escape(event['message'])}")
+        elif kind == "sample":
+            self._say(f"[bold]sample {event['when']} training[/bold]: {escape(event['text'])}")
+        elif kind == "stop":
+            self._say(f"[bold]stopped[/bold] at step {event['step']}, as asked")
+        elif kind == "failure":
+            self._rich.print(failure_panel(event))
+
+
+def failure_panel(event: dict[str, Any]) -> Panel:
+    """What broke, where, and where to read more."""
+    trace = "\n".join(event["traceback"].strip().splitlines()[-8:])
+    body = Text(f"{event['message']}\n")
+    if trace and event["exit_code"] == 1:
+        body.append(f"\n{trace}\n", style="dim")
+    body.append(f"\nlog: {event['log']}")
+    return Panel(body, title=f"rank {event['rank']} on {event['host']} failed", border_style="red", title_align="left")
+
+
+def quantity(value: float) -> str:
+    """1234567 -> 1.2M."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """3671 -> 1 h 1 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+class _Steps(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:.0f}/{task.total:.0f}" if task.total else "")
+
+
+def _bar(rich: Rich) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        _Steps(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}"),
+        console=rich,
+        refresh_per_second=5,
+        transient=True,
+    )

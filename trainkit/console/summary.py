@@ -1,0 +1,88 @@
+"""What is left to say when a run has ended: summary.json, and the same as a table."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from trainkit.checkpoint.manifest import committed, step_folder
+from trainkit.console.live import duration, quantity
+from trainkit.runfolder import RunFolder, read_lines
+
+
+def summarise(folder: RunFolder, checkpoints: Path, status: str, unsent: int, where: str | None) -> dict[str, Any]:
+    """The facts of a run, over all its attempts, from its folder. `unsent`: rows the tracker did not get."""
+    rows = list(read_lines(folder.metrics))
+    events = list(read_lines(folder.events))
+    steps = [row for row in rows if "loss" in row]
+    looks = [row for row in rows if "eval_loss" in row]
+    starts = [event for event in events if event["event"] == "start"]
+    samples = {event["when"]: event["text"] for event in events if event["event"] == "sample"}
+    saved = committed(checkpoints)
+    return {
+        "status": status,
+        "step": steps[-1]["step"] if steps else 0,
+        "total_steps": starts[-1]["total_steps"] if starts else None,
+        "samples": steps[-1]["samples"] if steps else 0,
+        "loss": steps[-1]["loss"] if steps else None,
+        "eval_before": _metrics(looks[0]) if looks else None,
+        "eval_after": _metrics(looks[-1]) if looks else None,
+        "sample_before": samples.get("before"),
+        "sample_after": samples.get("after"),
+        "tokens_per_second": statistics.median(row["tokens_per_second"] for row in steps) if steps else None,
+        "memory_mb": max(row["memory_mb"] for row in steps) if steps else None,
+        "seconds": round(sum(e["seconds"] for e in events if e["event"] == "end"), 1),
+        "attempts": max((event["attempt"] for event in starts), default=0),
+        "checkpoints": [str(step_folder(checkpoints, step)) for step in saved],
+        "model": str(folder.model) if folder.model.exists() else None,
+        "tracker": where,
+        "unsent_rows": unsent,
+    }
+
+
+def _metrics(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key.startswith("eval_")}
+
+
+def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
+    """The closing table; `following` is the next command to type."""
+    grid = Table(title=f"{folder.root.name}: {summary['status']}", title_justify="left", show_header=False, min_width=60)
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    total = f" of {summary['total_steps']}" if summary["total_steps"] else ""
+    grid.add_row("steps", f"{summary['step']}{total}, {summary['samples']} samples")
+    before, after = summary["eval_before"], summary["eval_after"]
+    if before and after:
+        for key, value in after.items():
+            first = before.get(key)
+            grid.add_row(key.replace("eval_", "held-out "), f"{first:.4f} -> {value:.4f}{_verdict(key, first, value)}")
+    elif summary["loss"] is not None:
+        grid.add_row("loss", f"{summary['loss']:.4f}")
+    if summary["sample_before"] and summary["sample_after"]:
+        grid.add_row("sample before", summary["sample_before"])
+        grid.add_row("sample after", summary["sample_after"])
+    if summary["tokens_per_second"]:
+        grid.add_row("speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)")
+        grid.add_row("memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most")
+    grid.add_row("time", duration(summary["seconds"]))
+    if summary["checkpoints"]:
+        more = f" and {len(summary['checkpoints']) - 1} before it" if len(summary["checkpoints"]) > 1 else ""
+        grid.add_row("checkpoint", f"{summary['checkpoints'][-1]}{more}")
+    if summary["model"]:
+        grid.add_row("model", summary["model"])
+    grid.add_row("run folder", str(folder.root))
+    if summary["tracker"]:
+        grid.add_row("tracker", summary["tracker"])
+    if summary["unsent_rows"]:
+        grid.add_row("not sent", f"{summary['unsent_rows']} rows; later: python -m trainkit mlflow sync {folder.root}")
+    grid.add_row("next", following)
+    return grid
+
+
+def _verdict(key: str, before: float, after: float) -> str:
+    if key != "eval_loss":
+        return ""
+    return "  (it fell)" if after < before else "  (it did NOT fall)"

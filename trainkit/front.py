@@ -23,12 +23,13 @@ import yaml
 from rich.console import Console as Rich
 
 from trainkit import __version__
+from trainkit.config import load
 from trainkit.console import Console, summarise, table
-from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED
+from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED, ConfigError, Problem, TrainkitError
 from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.runfolder import RunFolder, read_lines, replace_text
 from trainkit.settings import Settings
-from trainkit.tracker.follower import Follower, Status
+from trainkit.tracker.follower import Follower, Status, sync
 
 POLL_S = 0.1
 STATUS = {EXIT_DONE: "done", EXIT_STOPPED: "stopped", EXIT_CONFIG: "refused"}
@@ -114,13 +115,33 @@ def following(folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) 
     if summary["status"] == "done":
         if summary["model"] and (Path(summary["model"]) / "config.json").exists():
             load = f"transformers.AutoModelForCausalLM.from_pretrained({summary['model']!r})"
-            return f"python -c \"import transformers; {load}\""
+            return f'python -c "import transformers; {load}"'
         return f"python -m trainkit ls   # the model is in {summary['model']}"
     again = [w for w in words if not w.startswith("run.dir=")] + [f"run.dir={folder.root}"]
     return f"python -m trainkit {shlex.join(again)}" + ("" if summary["status"] == "stopped" else "   # goes on")
 
 
 # ------------------------------------------------------------------------------------- for the tracker
+
+
+def sync_tracker(root: Path) -> str:
+    """Send what the tracker lacks of the run in `root` and close its run there; returns where to look.
+
+    Raises ConfigError if `root` is no run folder, TrainkitError if the tracker cannot be reached.
+    """
+    folder = RunFolder(root.absolute())
+    if not folder.config.exists():
+        raise ConfigError([Problem("", root, "is not a run folder: it holds no config.yaml")])
+    config = yaml.safe_load(folder.config.read_text())
+    settings = load(folder.config)
+    ends = [event for event in read_lines(folder.events) if event["event"] == "end"]
+    status: Status = tracker_status(ends[-1]["exit_code"]) if ends else "KILLED"
+    attempt = max(1, folder.next_attempt() - 1)
+    about = info(folder, settings, settings.launcher.cluster(settings.strategy), attempt, config)
+    try:
+        return sync(settings.tracker, about, list(read_lines(folder.metrics)), status)
+    except OSError as error:
+        raise TrainkitError(f"the tracker cannot be reached: {error}") from error
 
 
 def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, config: Mapping[str, Any]) -> RunInfo:

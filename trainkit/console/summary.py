@@ -49,7 +49,9 @@ def _metrics(row: dict[str, Any]) -> dict[str, float]:
 
 def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
     """The closing table; `following` is the next command to type."""
-    grid = Table(title=f"{folder.root.name}: {summary['status']}", title_justify="left", show_header=False, min_width=60)
+    grid = Table(
+        title=f"{folder.root.name}: {summary['status']}", title_justify="left", show_header=False, min_width=60
+    )
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     total = f" of {summary['total_steps']}" if summary["total_steps"] else ""

@@ -229,6 +229,10 @@ class Engine(Protocol):
         """Drop the gradients of a bad step."""
         ...
 
+    def size(self) -> tuple[int, int]:
+        """How many parameters the whole model has, and how many of them are trained."""
+        ...
+
     def evaluate(self, share: Iterable[Batch]) -> tuple[dict[str, Tensor], float]:
         """This rank's sums of the task's metrics (device) and the weight they add up to; with the averaged weights
         where there are some."""

@@ -229,4 +229,12 @@ class Trainer:
         sys.stdout.flush()
 
     def describe(self) -> dict[str, Any]:
-        return {"attempt": self.store.attempt, "ranks": self.world.size, "device": str(self.world.device.type)}
+        parameters, trainable = self.engine.size()
+        return {
+            "attempt": self.store.attempt,
+            "strategy": type(self.settings.strategy).__name__.lower(),
+            "ranks": self.world.size,
+            "device": self.world.device.type,
+            "parameters": parameters,
+            "trainable": trainable,
+        }

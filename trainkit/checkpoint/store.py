@@ -15,7 +15,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +85,8 @@ class CheckpointStore:
 
         writer = dcp.FileSystemWriter(writing, single_file_per_rank=True, sync_files=True)
         try:
-            dcp.save(dict(state), storage_writer=writer, no_dist=self._world.size == 1)
+            with _quiet():
+                dcp.save(dict(state), storage_writer=writer, no_dist=self._world.size == 1)
         except CheckpointException as error:  # carries the faults of all ranks; the first is the cause
             raise next(iter(error.failures.values()))[0] from error
 
@@ -157,7 +160,8 @@ class CheckpointStore:
         manifest = m.read_manifest(path)
         self._same_model(path, manifest, flat(state), partial)
         alone = partial or self._world.size == 1
-        dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=alone)
+        with _quiet():
+            dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=alone)
         return m.read_trainer(path)
 
     def _same_model(self, path: Path, manifest: dict[str, Any], wanted: Mapping[str, Tensor], partial: bool) -> None:
@@ -209,6 +213,14 @@ class CheckpointStore:
             path = m.step_folder(self.folder, step)
             if path not in kept:
                 discard(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns at every save that a single process is a single process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def newest(folder: Path, say: Say) -> tuple[Path | None, list[str]]:

@@ -95,6 +95,9 @@ class SpmdEngine:
     def discard(self) -> None:
         self.optimizer.zero_grad()
 
+    def size(self) -> tuple[int, int]:
+        return sum(p.numel() for p in self.model.parameters()), sum(p.numel() for p in self.parameters)
+
     def evaluate(self, share: Iterable[Batch]) -> tuple[dict[str, Tensor], float]:
         sums: dict[str, Tensor] = {}
         weight = 0.0

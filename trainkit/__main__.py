@@ -1,6 +1,8 @@
-"""`python -m trainkit`: the same as the console script `trainkit`."""
+"""`python -m trainkit` is the console script `trainkit`."""
+
+import sys
 
 from trainkit.cli.main import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,57 +1,74 @@
-"""The command line: `trainkit recipe=NAME [key=value ...]` runs; a first word without '=' is a command.
+"""The words of the command line: which command they mean, and what an error says to the person who typed them.
 
-Nothing here imports torch: the commands answer in a fraction of a second.
+    trainkit recipe=NAME [key=value ...]     train
+    trainkit COMMAND [...]                   a first word without `=` is a command
+
+A command is the function `main(words) -> exit code` of the module of its name, imported when it is called: what one
+command needs must not slow the others down.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from trainkit.errors import ConfigError, TrainkitError
+from trainkit import __version__
+from trainkit.cli.terminal import say, show_problems
+from trainkit.config.suggest import suggest
+from trainkit.errors import EXIT_CONFIG, EXIT_DONE, ConfigError, Problem, TrainkitError
 
-Command = Callable[[Sequence[str]], int]
+COMMANDS = {
+    "ls": "what there is to choose from: recipes, strategies, launchers, ...; your own are marked",
+    "validate": "check the same words as for a run, start nothing: what would run, or all that is wrong",
+    "config": "print the resolved configuration of a run as YAML (also: --cfg job)",
+    "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
+    "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
+}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code."""
-    sys.exit(dispatch(list(sys.argv[1:] if argv is None else argv)))
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that `words` (by default those of the process) name. Returns the exit code."""
+    try:
+        return dispatch(list(sys.argv[1:] if words is None else words))
+    except ConfigError as error:
+        show_problems(error.problems)
+        return error.exit_code
+    except TrainkitError as error:
+        say(f"error: {error}", error=True)
+        return error.exit_code
 
 
 def dispatch(words: list[str]) -> int:
-    """The exit code of `words`; every configuration error is printed here, and nowhere else."""
-    try:
-        return command(words)(words[1:] if words and "=" not in words[0] else words)
-    except ConfigError as error:
-        report(error)
-        return error.exit_code
-    except TrainkitError as error:
-        sys.stderr.write(f"trainkit: {error}\n")
-        return error.exit_code
+    if not words:
+        return _usage()
+    if "--help" in words or "-h" in words:
+        return _call("help", [])
+    if words == ["--version"]:
+        say(__version__)
+        return EXIT_DONE
+    if "--cfg" in words:  # as hydra's own applications spell it
+        return _call("config", [word for word in words if word not in ("--cfg", "job", "--resolve")])
+    first = words[0]
+    if "=" in first:
+        return _call("run", words)
+    if first in COMMANDS:
+        return _call(first, words[1:])
+    if first.startswith("-"):
+        raise ConfigError([Problem("", "", f"there is no option {first}", "options are --help and --version")])
+    nearest = suggest(first, COMMANDS) or "a run is started with recipe=NAME"
+    raise ConfigError([Problem("", "", f"there is no command {first}; there are {', '.join(COMMANDS)}", nearest)])
 
 
-def command(words: list[str]) -> Command:
-    """What the first word asks for. Raises ConfigError for a word that is no command."""
-    from trainkit.cli.commands import COMMANDS, run
-    from trainkit.config.suggest import suggest
-    from trainkit.errors import Problem
-
-    if not words or "=" in words[0]:
-        return run
-    if words[0] in COMMANDS:
-        return COMMANDS[words[0]]
-    known = [name for name in COMMANDS if not name.startswith("-")]
-    hint = suggest(words[0], known) or "a run is started by recipe=NAME"
-    raise ConfigError([Problem("", "", f"there is no command {words[0]!r}; there are {', '.join(known)}", hint)])
+def _call(name: str, words: list[str]) -> int:
+    code: int = importlib.import_module(f"trainkit.cli.{name}").main(words)
+    return code
 
 
-def report(error: ConfigError) -> None:
-    """All problems on stderr, numbered when there are several."""
-    problems = error.problems
-    if len(problems) == 1:
-        sys.stderr.write(f"trainkit: {problems[0]}\n")
-    else:
-        sys.stderr.write(f"trainkit: {len(problems)} problems; nothing was started\n")
-        for number, problem in enumerate(problems, 1):
-            sys.stderr.write(f"{number:3}. {problem}\n")
-    sys.stderr.write("see trainkit --help\n")
+def _usage() -> int:
+    """No words at all: enough to go on with."""
+    from trainkit.config.compose import no_recipe
+
+    say("usage: python -m trainkit recipe=NAME [key=value ...]     (--help explains)\n", error=True)
+    say(no_recipe().message, error=True)
+    return EXIT_CONFIG

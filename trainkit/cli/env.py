@@ -1,0 +1,62 @@
+"""env: what this machine and this installation have."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import psutil
+
+from trainkit import __version__
+from trainkit.cli.terminal import show_rows, title
+from trainkit.config.bundle import folders
+from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.launcher import _machine
+
+BACKENDS = {
+    "mlflow": "tracker=mlflow",
+    "transformers": "the language model recipes",
+    "peft": "LoRA",
+    "scikit-learn": "recipe=image_classification",
+    "accelerate": "a strategy's backend",
+    "deepspeed": "a strategy's backend",
+    "horovod": "a strategy's backend",
+    "ray": "a launcher's backend",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    if words:
+        raise ConfigError([Problem("", "", f"env takes no words, but there is {words[0]!r}")])
+    title("machine")
+    show_rows(machine(), 14)
+    title("packages")
+    show_rows(((name, f"{_version(name) or 'not installed':16}{use}") for name, use in BACKENDS.items()), 14)
+    title("folders, the first that has it wins")
+    show_rows([(name, ", ".join(str(folder) for folder in folders(name))) for name in ("conf", "recipes")], 14)
+    return EXIT_DONE
+
+
+def machine() -> Iterator[tuple[str, str]]:
+    """One line per fact; torch is not imported for it."""
+    memory = psutil.virtual_memory()
+    names = _machine.gpu_names()
+    cuda = _machine.torch_cuda()
+    yield "trainkit", __version__
+    yield "python", f"{platform.python_version()} ({sys.executable})"
+    yield "torch", f"{_version('torch') or 'not installed'}, {f'built for CUDA {cuda}' if cuda else 'CPU only'}"
+    yield "GPUs", ", ".join(names) if names else "none"
+    if names and not cuda:
+        yield "", "the installed torch cannot use them: install a build with CUDA"
+    yield "cores", f"{_machine.cores()} of {platform.processor() or platform.machine()}"
+    yield "memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB of it free"
+    yield "system", platform.platform()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,47 @@
+"""mlflow sync RUN ...: send what the tracker has missed of run folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from trainkit import front
+from trainkit.cli.terminal import say
+from trainkit.config import load
+from trainkit.errors import EXIT_DONE, ConfigError, Problem, TrainkitError
+from trainkit.runfolder import RunFolder, read_lines
+from trainkit.tracker.follower import Status, sync
+
+STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED"}
+
+
+def main(words: Sequence[str]) -> int:
+    if len(words) < 2 or words[0] != "sync":
+        raise ConfigError([Problem("", "", "the command is: mlflow sync RUN [RUN ...]", "RUN is a run folder")])
+    folders = [RunFolder(Path(word).absolute()) for word in words[1:]]
+    missing = [folder.root for folder in folders if not folder.config.is_file()]
+    if missing:
+        raise ConfigError([Problem("", "", f"{root} is no run folder: it has no config.yaml") for root in missing])
+    for folder in folders:
+        say(f"{folder.root}: {_sync(folder)}")
+    return EXIT_DONE
+
+
+def _sync(folder: RunFolder) -> str:
+    settings = load(folder.config)
+    starts = [event for event in read_lines(folder.events) if event["event"] == "start"]
+    if not starts:
+        return "nothing to send: training has not started"
+    # What the run used counts, not what launcher.ranks=auto would mean on this machine today.
+    cluster = replace(settings.launcher.cluster(settings.strategy), ranks=starts[-1]["ranks"])
+    config = yaml.safe_load(folder.config.read_text())
+    info = front.info(folder, settings, cluster, starts[-1]["attempt"], config)
+    status = json.loads(folder.summary.read_text())["status"] if folder.summary.exists() else "failed"
+    try:
+        return sync(settings.tracker, info, list(read_lines(folder.metrics)), STATUS.get(status, "FAILED"))
+    except Exception as error:  # whatever a tracker raises means the same here: it cannot be reached
+        raise TrainkitError(f"the tracker did not take it: {type(error).__name__}: {error}") from error

@@ -1,0 +1,32 @@
+"""recipe=NAME [key=value ...]: train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trainkit.config import build, check, compose
+from trainkit.errors import ConfigError
+from trainkit.protocols import Cluster
+from trainkit.settings import Settings
+
+
+def main(words: Sequence[str]) -> int:
+    config, settings, cluster = prepare(words)
+
+    from trainkit import front
+
+    return front.run(config, settings, cluster, words)
+
+
+def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
+    """The checked run that `words` ask for, and what it would run on. Raises ConfigError; writes nothing."""
+    config = compose(words)
+    settings, problems = build(config)
+    if settings is None:
+        raise ConfigError(problems)
+    cluster = settings.launcher.cluster(settings.strategy)
+    problems += check(settings, cluster)
+    if problems:
+        raise ConfigError(problems)
+    return config, settings, cluster

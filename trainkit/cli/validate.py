@@ -1,0 +1,72 @@
+"""validate recipe=NAME [key=value ...]: what would run, or everything that is wrong with it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainkit.checkpoint.manifest import committed
+from trainkit.cli.run import prepare
+from trainkit.cli.terminal import say, show_rows, title
+from trainkit.errors import EXIT_DONE
+from trainkit.protocols import Cluster
+from trainkit.runfolder import RunFolder
+from trainkit.settings import Settings
+
+
+def main(words: Sequence[str]) -> int:
+    config, settings, cluster = prepare(words)
+    title(f"{settings.name}: OK")
+    show_rows(summary(config, settings, cluster))
+    say(f"\nto run it: python -m trainkit {shlex.join(words)}")
+    return EXIT_DONE
+
+
+def summary(config: dict[str, Any], settings: Settings, cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """What would run, in the order in which a person would ask."""
+    train = settings.train
+    yield "recipe", _component(config["recipe"])
+    yield "strategy", _component(config["strategy"])
+    yield "launcher", f"{_component(config['launcher'])}: {_machine(settings, cluster)}"
+    yield "length", f"{train.steps} steps" if train.steps else f"{train.epochs} epochs"
+    yield "batch", _batch(settings, cluster)
+    yield "precision", train.precision
+    yield "optimizer", _component(config["optimizer"])
+    yield "schedule", _component(config["schedule"])
+    yield "evaluation", "before and after" + (f", every {train.eval_every} steps" if train.eval_every else "")
+    yield "checkpoints", _checkpoints(settings)
+    yield "tracker", _component(config["tracker"])
+    yield "run folder", _folder(settings)
+
+
+def _component(node: dict[str, Any]) -> str:
+    """A component by name with its keys: ddp (bucket_cap_mb=25, timeout_s=600)."""
+    name = node["_target_"].split(".")[-2]
+    keys = ", ".join(f"{key}={value}" for key, value in node.items() if key != "_target_")
+    return f"{name} ({keys})" if keys else name
+
+
+def _machine(settings: Settings, cluster: Cluster) -> str:
+    gpu = cluster.gpus and settings.train.device != "cpu"
+    found = f"{cluster.gpus} GPU(s)" if gpu else f"CPU, {cluster.cores} cores"
+    return f"{cluster.ranks} rank(s) on {found}"
+
+
+def _batch(settings: Settings, cluster: Cluster) -> str:
+    batch, ranks = settings.train.global_batch, settings.strategy.dp_size(cluster.ranks)
+    micro = settings.train.micro_batch or batch // ranks
+    return f"{batch} samples per step = {ranks} rank(s) x {batch // ranks // micro} micro-batch(es) of {micro}"
+
+
+def _checkpoints(settings: Settings) -> str:
+    every, keep, metric = settings.checkpoint.every, settings.checkpoint.keep, settings.checkpoint.metric
+    best = f" and the best by {metric}" if metric else ""
+    return f"{f'every {every} steps and ' if every else ''}at the end; the newest {keep}{best} stay"
+
+
+def _folder(settings: Settings) -> str:
+    folder = RunFolder(Path(settings.run.dir))
+    saved = committed(folder.checkpoints(settings.checkpoint.dir))
+    return f"{folder.root}, {f'goes on from step {saved[-1]}' if saved else 'new'}"

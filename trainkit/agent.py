@@ -5,6 +5,9 @@
     the front dies     -> the agent gets SIGTERM (parent-death signal)             -> as above
     the agent dies     -> the ranks get SIGINT (parent-death signal)               -> they save and leave
 
+It is started before there is anything to run, so that torch's import overlaps with the front's own work, and waits
+for one line on stdin: [run folder, ranks, attempt]. End of file instead means that nothing is to be run.
+
 Forking costs milliseconds where a fresh interpreter would import torch again. Nothing here may touch CUDA or start
 torch's thread pools, because neither survives a fork.
 """
@@ -29,9 +32,8 @@ from trainkit.runfolder import RunFolder
 PR_SET_PDEATHSIG = 1
 
 
-def main(argv: list[str]) -> int:
-    """Arguments: run folder, ranks, attempt. Returns the exit code of the run."""
-    folder, ranks, attempt = RunFolder(Path(argv[0])), int(argv[1]), int(argv[2])
+def main() -> int:
+    """Wait for the order, run it, and return its exit code."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -39,11 +41,25 @@ def main(argv: list[str]) -> int:
     # torch counts GPUs through NVML then, which leaves CUDA untouched before the fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
-
     rank.stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _pass_on)
 
+    import torch.distributed.launcher.api  # noqa: F401  # the slow part
+
+    order = sys.stdin.readline()
+    if not order:
+        return EXIT_DONE
+    root, ranks, attempt = json.loads(order)
+    folder = RunFolder(Path(root))
+    with (folder.logs(attempt) / "agent.log").open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    return launch(folder, ranks, attempt)
+
+
+def launch(folder: RunFolder, ranks: int, attempt: int) -> int:
+    """Start `ranks` ranks on the run folder and watch them to their end."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -100,4 +116,4 @@ def report(folder: RunFolder, attempt: int, failed: int, exit_code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -23,15 +23,15 @@ import yaml
 from rich.console import Console as Rich
 
 from trainkit import __version__
-from trainkit.config import load
 from trainkit.console import Console, summarise, table
-from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED, ConfigError, Problem, TrainkitError
+from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.runfolder import RunFolder, read_lines, replace_text
 from trainkit.settings import Settings
-from trainkit.tracker.follower import Follower, Status, sync
+from trainkit.tracker.follower import Follower, Status
 
 POLL_S = 0.1
+FLUSH_S = 30.0  # how long the end of a run waits for rows that are still on their way to the tracker
 STATUS = {EXIT_DONE: "done", EXIT_STOPPED: "stopped", EXIT_CONFIG: "refused"}
 SECRETS = ("password", "passwd", "secret", "token_", "_token", "api_key", "apikey", "credential")
 
@@ -57,7 +57,7 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
     step = max((r["step"] for r in read_lines(folder.metrics)), default=0)
     folder.event("end", step=step, status=status, exit_code=code, seconds=round(time.time() - begin, 1))
     console.close()
-    unsent = follower.finish(tracker_status(code), settings.tracker.flush_s)
+    unsent = follower.finish(tracker_status(code), FLUSH_S)
     summary = summarise(folder, folder.checkpoints(settings.checkpoint.dir), status, unsent, follower.where)
     replace_text(folder.summary, json.dumps(summary, indent=1))
     show(rich, folder, summary, words)
@@ -122,26 +122,6 @@ def following(folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) 
 
 
 # ------------------------------------------------------------------------------------- for the tracker
-
-
-def sync_tracker(root: Path) -> str:
-    """Send what the tracker lacks of the run in `root` and close its run there; returns where to look.
-
-    Raises ConfigError if `root` is no run folder, TrainkitError if the tracker cannot be reached.
-    """
-    folder = RunFolder(root.absolute())
-    if not folder.config.exists():
-        raise ConfigError([Problem("", root, "is not a run folder: it holds no config.yaml")])
-    config = yaml.safe_load(folder.config.read_text())
-    settings = load(folder.config)
-    ends = [event for event in read_lines(folder.events) if event["event"] == "end"]
-    status: Status = tracker_status(ends[-1]["exit_code"]) if ends else "KILLED"
-    attempt = max(1, folder.next_attempt() - 1)
-    about = info(folder, settings, settings.launcher.cluster(settings.strategy), attempt, config)
-    try:
-        return sync(settings.tracker, about, list(read_lines(folder.metrics)), status)
-    except OSError as error:
-        raise TrainkitError(f"the tracker cannot be reached: {error}") from error
 
 
 def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, config: Mapping[str, Any]) -> RunInfo:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from trainkit.config import build, check, compose
 from trainkit.errors import ConfigError
+from trainkit.launcher.local import warm_agent
 from trainkit.protocols import Cluster
 from trainkit.settings import Settings
 
 
 def main(words: Sequence[str]) -> int:
-    config, settings, cluster = prepare(words)
+    here = not any(word.startswith("launcher=") and word != "launcher=local" for word in words)
+    with warm_agent() if here else nullcontext():
+        config, settings, cluster = prepare(words)
 
-    from trainkit import front
+        from trainkit import front
 
-    return front.run(config, settings, cluster, words)
+        return front.run(config, settings, cluster, words)
 
 
 def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Gt
 
-from trainkit.errors import Problem
+from trainkit.errors import Problem, TrainkitError
 from trainkit.launcher import _machine
 from trainkit.protocols import Cluster, Strategy
 from trainkit.runfolder import RunFolder
@@ -42,17 +44,37 @@ class Local:
         return ()
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> LocalJob:
-        logs = RunFolder(run).logs(attempt)
-        logs.mkdir(parents=True)
-        with (logs / "agent.log").open("ab") as log:
-            agent = subprocess.Popen(
-                [sys.executable, "-m", "trainkit.agent", str(run), str(cluster.ranks), str(attempt)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches the front only, which asks the ranks to save first
-            )
+        RunFolder(run).logs(attempt).mkdir(parents=True)
+        agent = warm.pop() if warm else start_agent()
+        if agent.stdin is None:
+            raise TrainkitError("the agent has no stdin to take its order from")
+        with agent.stdin as order:
+            order.write(json.dumps([str(run), cluster.ranks, attempt]).encode() + b"\n")
         return LocalJob(agent)
+
+
+warm: list[subprocess.Popen[bytes]] = []
+"""An agent that is already importing torch, for the next `start`."""
+
+
+def start_agent() -> subprocess.Popen[bytes]:
+    """An agent that waits for its order. It ends by itself when its stdin is closed without one."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainkit.agent"],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches the front only, which asks the ranks to save first
+    )
+
+
+@contextmanager
+def warm_agent() -> Iterator[None]:
+    """Start an agent now, while the configuration is still being read; end it if nothing came of that."""
+    warm.append(start_agent())
+    try:
+        yield
+    finally:
+        while warm:
+            warm.pop().kill()
 
 
 class LocalJob:
@@ -65,11 +87,9 @@ class LocalJob:
         return self._agent.poll()
 
     def stop(self) -> None:
-        self._signal(signal.SIGTERM, group=False)
+        if self._agent.poll() is None:
+            self._agent.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL, group=True)
-
-    def _signal(self, number: signal.Signals, group: bool) -> None:
         if self._agent.poll() is None:
-            (os.killpg if group else os.kill)(self._agent.pid, number)
+            os.killpg(self._agent.pid, signal.SIGKILL)

@@ -8,10 +8,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
-
-from annotated_types import Gt
 
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo, TrackerSession
@@ -31,7 +29,6 @@ class Mlflow:
 
     uri: str | None
     experiment: str
-    flush_s: Annotated[float, Gt(0)]
 
     def problems(self) -> Sequence[Problem]:
         scheme = urlsplit(self.resolved_uri()).scheme.split("+")[0]

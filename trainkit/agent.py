@@ -110,7 +110,7 @@ def report(folder: RunFolder, attempt: int, failed: int, exit_code: int) -> int:
     else:
         files = folder.logs(attempt).glob("rank_*.failure.json")
         cause = min((json.loads(f.read_text()) for f in files), key=lambda failure: failure["time"])
-    code: int = cause.pop("exit_code")
+    code: int = cause["exit_code"]
     folder.event("failure", attempt=attempt, log=str(folder.logs(attempt) / f"rank_{cause['rank']}.log"), **cause)
     return code
 

@@ -36,7 +36,8 @@ def work(root: str, attempt: int) -> str:
     try:
         return train(folder, attempt)
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, TrainkitError):  # the others say it all in their message
+            traceback.print_exc()
         code = error.exit_code if isinstance(error, TrainkitError) else EXIT_FAILED
         failure = {
             "rank": rank,
@@ -64,6 +65,7 @@ def fit(settings: Settings, folder: RunFolder, attempt: int) -> str:
     from trainkit.checkpoint.store import CheckpointStore
     from trainkit.trainer import Trainer
 
+    share_cores()
     world = settings.strategy.connect(settings.train.device)
     seed_host(settings.train.seed)
     data = settings.recipe.data()
@@ -95,6 +97,15 @@ def say(text: str) -> None:
 
 def silent(text: str) -> None:
     pass
+
+
+def share_cores() -> None:
+    """Ranks that share a machine share its cores: each would start as many threads as there are cores otherwise."""
+    import torch
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if here > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
 
 
 def seed_host(seed: int) -> None:
@@ -135,13 +146,11 @@ def training(settings: Settings) -> Training:
 
 def about(settings: Settings, ranks: int) -> dict[str, object]:
     """What a checkpoint says of the run that wrote it."""
-    from dataclasses import asdict
+    from trainkit.settings import fixed_keys
 
     return {
         "recipe": settings.name,
-        "keys": asdict(settings.recipe),  # type: ignore[call-overload]  # a recipe is a dataclass; config.py checked
-        "strategy": type(settings.strategy).__name__,
+        "fixed": fixed_keys(settings),
+        "strategy": type(settings.strategy).__name__.lower(),
         "ranks": ranks,
-        "global_batch": settings.train.global_batch,
-        "seed": settings.train.seed,
     }

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from trainkit.errors import Problem
 
@@ -91,7 +91,12 @@ class Data:
 
 
 class Task(ABC):
-    """What is trained. A recipe is a frozen dataclass that derives from this and fills in three methods."""
+    """What is trained. A recipe is a frozen dataclass that derives from this and fills in three methods.
+
+    free  the keys that may change when a run goes on, because neither model nor data depend on them
+    """
+
+    free: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def model(self) -> nn.Module:

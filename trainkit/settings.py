@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
@@ -83,3 +83,11 @@ class Settings:
     launcher: Launcher
     tracker: Tracker
     recipe: Task
+
+
+def fixed_keys(settings: Settings) -> dict[str, Any]:
+    """What must stay as it is while a run goes on, by dotted key: the samples, their order, and the model depend on
+    it."""
+    recipe: dict[str, Any] = asdict(settings.recipe)  # type: ignore[call-overload]  # config.build refuses others
+    keys = {f"recipe.{key}": value for key, value in recipe.items() if key not in settings.recipe.free}
+    return keys | {"train.seed": settings.train.seed, "train.global_batch": settings.train.global_batch}

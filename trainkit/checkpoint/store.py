@@ -179,22 +179,16 @@ class CheckpointStore:
             *_some("other shapes:", shapes),
         ]
         if differences:
-            about = manifest["about"]
-            changed = {
-                key: value
-                for key, value in about.get("keys", {}).items()
-                if self._about.get("keys", {}).get(key) != value
-            }
-            hint = (
-                f"it was written with {', '.join(f'recipe.{k}={v}' for k, v in changed.items())}; " if changed else ""
-            )
+            wrote, ours = manifest["about"].get("fixed", {}), self._about.get("fixed", {})
+            changed = [f"{key}={value}" for key, value in wrote.items() if ours.get(key) != value]
+            hint = f"it was written with {', '.join(changed)}; " if changed else ""
             raise ConfigError(
                 [
                     Problem(
                         "run.dir",
                         path,
-                        f"this checkpoint is of another model ({about.get('recipe')}): {'; '.join(differences)}",
-                        f"{hint}set the same again, or take a new run.dir",
+                        f"this checkpoint is of another model: {'; '.join(differences)}",
+                        f"{hint}set the same again, or choose another run.dir",
                     )
                 ]
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from trainkit.checkpoint.manifest import committed
+from trainkit.checkpoint.manifest import MANIFEST, committed, step_folder
 from trainkit.errors import Problem
 from trainkit.protocols import Cluster
 from trainkit.runfolder import RunFolder
-from trainkit.settings import Settings
+from trainkit.settings import Settings, fixed_keys
 
 LEAST_FREE = 64 * 2**20
 
@@ -106,7 +107,10 @@ def _folder(settings: Settings) -> Iterator[Problem]:
             "choose another run.dir, or resume=auto to go on",
         )
     if run.config.exists():
-        yield from _other_run(settings, yaml.safe_load(run.config.read_text()), bool(saved))
+        yield from _other_recipe(settings, yaml.safe_load(run.config.read_text()))
+    if saved and settings.resume == "auto":
+        folder = run.checkpoints(settings.checkpoint.dir)
+        yield from _other_checkpoint(settings, step_folder(folder, saved[-1]) / MANIFEST)
 
 
 def existing(path: Path) -> Path:
@@ -114,20 +118,26 @@ def existing(path: Path) -> Path:
     return path if path.exists() else existing(path.parent)
 
 
-def _other_run(settings: Settings, old: dict[str, Any], saved: bool) -> Iterator[Problem]:
-    """A run folder goes on only with what it began with, as far as the samples and their order depend on it."""
+def _other_recipe(settings: Settings, old: dict[str, Any]) -> Iterator[Problem]:
     recipe = type(settings.recipe)
     was = old["recipe"]["_target_"]
     if was != f"{recipe.__module__}.{recipe.__qualname__}":
         hint = "choose another run.dir"
         yield Problem("run.dir", settings.run.dir, f"this folder holds a run of {old['name']} ({was})", hint)
-    elif saved:
-        for key in ("seed", "global_batch"):
-            before, now = old["train"][key], getattr(settings.train, key)
-            if before != now:
-                yield Problem(
-                    f"train.{key}",
-                    now,
-                    f"the run in this folder was started with {before}; another would repeat or skip samples",
-                    f"set train.{key}={before}, or choose another run.dir",
-                )
+
+
+def _other_checkpoint(settings: Settings, manifest: Path) -> Iterator[Problem]:
+    """A checkpoint goes on only with the keys that it was written with."""
+    try:
+        wrote = json.loads(manifest.read_text())["about"]["fixed"]
+    except (OSError, ValueError, KeyError):
+        return  # damaged: the rank that wants to read it says so, and takes the one before
+    for key, after in fixed_keys(settings).items():
+        before = wrote.get(key, after)
+        if before != after:
+            yield Problem(
+                key,
+                after,
+                f"the checkpoint {manifest.parent} was written with {before}, and does not fit another",
+                f"set {key}={before} to go on, or choose another run.dir",
+            )

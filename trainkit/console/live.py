@@ -123,7 +123,7 @@ def failure_panel(event: dict[str, Any]) -> Panel:
     """What broke, where, and where to read more."""
     trace = "\n".join(event["traceback"].strip().splitlines()[-8:])
     body = Text(f"{event['message']}\n")
-    if trace and event["exit_code"] == 1:
+    if trace and event["exit_code"] == 1 and event["rank"] != 0:  # rank 0's log is on the screen already
         body.append(f"\n{trace}\n", style="dim")
     body.append(f"\nlog: {event['log']}")
     return Panel(body, title=f"rank {event['rank']} on {event['host']} failed", border_style="red", title_align="left")

@@ -202,10 +202,10 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class SmallTask(Task):
-    def model(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         return make_model()
 
-    def data(self) -> Data:
+    def build_data(self) -> Data:
         return Data(Source())
 
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:

@@ -29,7 +29,7 @@ class ImageClassification(Task):
             return [Problem("recipe", "image_classification", "needs scikit-learn", "pip install 'trainkit[vision]'")]
         return ()
 
-    def model(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         from torch import nn
 
         w = self.width
@@ -43,7 +43,7 @@ class ImageClassification(Task):
             nn.Linear(2 * w * 16, 10),
         )
 
-    def data(self) -> Data:
+    def build_data(self) -> Data:
         images, labels = read_digits()
         held = images.new_zeros(len(images)).bool()
         held[::5] = True

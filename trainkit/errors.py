@@ -10,6 +10,7 @@ Anything else that escapes is a bug or a fault of the recipe and leaves with its
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,7 +28,9 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        head = f"{self.key}={self.value}: {self.message}" if self.key else self.message
+        # As it would be typed: null and true, not None and True.
+        value = self.value if isinstance(self.value, str) else json.dumps(self.value, default=str)
+        head = f"{self.key}={value}: {self.message}" if self.key else self.message
         return f"{head}\n    {self.hint}" if self.hint else head
 
 

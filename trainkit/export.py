@@ -24,7 +24,7 @@ def export(settings: Settings, store: CheckpointStore, folder: Path, say: Say) -
     if found is None:
         raise CheckpointError(f"nothing to export: there is no good checkpoint in {store.folder}")
     torch.manual_seed(settings.train.seed)
-    model = settings.recipe.model()
+    model = settings.recipe.build_model()
     state: dict[str, Any] = {"model": trained_state(model)}
     if settings.train.ema is not None:
         state["ema"] = {name: p.detach() for name, p in trainable(model)}

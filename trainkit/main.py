@@ -68,7 +68,7 @@ def fit(settings: Settings, folder: RunFolder, attempt: int) -> str:
     share_cores()
     world = settings.strategy.connect(settings.train.device)
     seed_host(settings.train.seed)
-    data = settings.recipe.data()
+    data = settings.recipe.build_data()
     check(data)
     engine = settings.strategy.build(training(settings), world)
     store = CheckpointStore(
@@ -120,9 +120,9 @@ def check(data: Data) -> None:
     """An empty data set would train nothing and divide by zero."""
     problems = []
     if len(data.train) == 0:
-        problems.append(Problem("recipe", "data()", "the training set is empty", "give it at least one sample"))
+        problems.append(Problem("recipe", "build_data()", "the training set is empty", "give it at least one sample"))
     if data.heldout is not None and len(data.heldout) == 0:
-        problems.append(Problem("recipe", "data()", "the held-out set is empty", "return None for no evaluation"))
+        problems.append(Problem("recipe", "build_data()", "the held-out set is empty", "return None for no evaluation"))
     if problems:
         raise ConfigError(problems)
 

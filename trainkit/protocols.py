@@ -99,11 +99,11 @@ class Task(ABC):
     free: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def model(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         """The model, fp32 on the CPU. torch's RNG is seeded with train.seed before the call."""
 
     @abstractmethod
-    def data(self) -> Data:
+    def build_data(self) -> Data:
         """The samples. Called on every rank, after `prepare` has run once."""
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Task(ABC):
         return ()
 
     def prepare(self, say: Say) -> None:  # noqa: B027  # a default, not a forgotten abstract method
-        """Slow work done once per machine before data() and model(): downloads, conversions, tokenising."""
+        """Slow work done once per machine before build_data() and build_model(): downloads, conversions, tokenising."""
 
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
         """The repeated layers of `model`: the unit of activation checkpointing and of sharding.

@@ -71,10 +71,10 @@ class DecoderTask(Task):
     samples: int = 53
     heldout: int = 11
 
-    def model(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         return Decoder(self.width, self.layers, self.dropout)
 
-    def data(self) -> Data:
+    def build_data(self) -> Data:
         return Data(Copies(self.samples, 1), Copies(self.heldout, 2) if self.heldout else None)
 
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:

@@ -70,8 +70,8 @@ class Dies(DecoderTask):
         super().__init__()
         object.__setattr__(self, "fetch", fetch)
 
-    def data(self) -> Any:
-        data = super().data()
+    def build_data(self) -> Any:
+        data = super().build_data()
         fetch, left = data.train.fetch, [self.fetch]  # type: ignore[attr-defined]
 
         def dying(ids: Any) -> Any:

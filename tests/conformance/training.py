@@ -28,9 +28,9 @@ class StopsAt:
     """A recipe whose data raises the stop flag on rank 0 in its n-th fetch, as a signal would at that moment."""
 
     def __new__(cls, task: Any, fetch: int) -> Any:
-        data = task.data()
+        data = task.build_data()
         kind = type(
-            "Stopping", (type(task),), {"data": lambda self: type(data)(_Stopping(data.train, fetch), data.heldout)}
+            "Stopping", (type(task),), {"build_data": lambda self: type(data)(_Stopping(data.train, fetch), data.heldout)}
         )
         stopping = object.__new__(kind)
         for name, value in vars(task).items():

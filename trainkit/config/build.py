@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import traceback
 import types
 import typing
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
 from trainkit import settings as s
 from trainkit.config.bundle import install_recipes_package
@@ -75,7 +77,7 @@ def resolve(group: str, seam: type, target: object) -> type | Problem:
     imports from two packages only."""
     key, text = f"{group}._target_", str(target)
     module, _, name = text.rpartition(".")
-    if not (module.startswith(f"trainkit.{group}.") or module.startswith("recipes.")):
+    if not module.startswith((f"trainkit.{group}.", "recipes.")):
         allowed = f"trainkit.{group}.MODULE.CLASS or recipes.MODULE.CLASS"
         return Problem(key, target, f"must be {allowed}", f"choose with {group}=NAME; `trainkit ls` lists the names")
     try:
@@ -95,14 +97,24 @@ def resolve(group: str, seam: type, target: object) -> type | Problem:
         )
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         return Problem(key, target, "is not a dataclass", "a component is a frozen dataclass; its fields are its keys")
-    if not (issubclass(found, seam) if seam is Task else _implements(found, seam)):
-        return Problem(key, target, f"is not a {seam.__name__}", f"see trainkit.protocols.{seam.__name__}")
+    if lacking := _lacking(found, seam):
+        return Problem(key, target, f"is not a {seam.__name__}: {lacking}", f"see trainkit.protocols.{seam.__name__}")
+    try:
+        TypeAdapter(found)
+    except (NameError, PydanticUserError) as error:
+        hint = "a field's type must be importable at run time and made of numbers, strings, lists and dataclasses"
+        return Problem(key, target, f"has a field whose type cannot be read: {str(error).splitlines()[0]}", hint)
     return found
 
 
-def _implements(cls: type, seam: type) -> bool:
+def _lacking(cls: type, seam: type) -> str:
+    """What `cls` would need to be a `seam`; empty if nothing."""
+    if seam is Task and not issubclass(cls, Task):
+        return "it does not derive from it"
     methods = [n for n, v in vars(seam).items() if isinstance(v, types.FunctionType) and not n.startswith("_")]
-    return all(callable(getattr(cls, name, None)) for name in methods)
+    abstract: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
+    missing = [n for n in methods if n in abstract or not callable(getattr(cls, n, None))]
+    return f"it lacks {', '.join(f'{name}()' for name in missing)}" if missing else ""
 
 
 def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Problem]) -> Any:
@@ -111,6 +123,10 @@ def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Pro
         node = {k: v for k, v in node.items() if k != "_target_"}
         for path, value in _unknown(kind, node, key):
             problems.append(Problem(path, value, "there is no such key", suggest(path, known) or _allowed(path, known)))
+    infinite = [(path, v) for path, v in _leaves(node, key) if isinstance(v, float) and not math.isfinite(v)]
+    if infinite:  # JSON has no such numbers
+        problems += [Problem(path, value, "should be a finite number") for path, value in infinite]
+        return None
     try:
         return TypeAdapter(kind).validate_json(json.dumps(node), strict=True)
     except ValidationError as error:
@@ -126,6 +142,17 @@ def _unknown(kind: Any, node: Mapping[str, Any], prefix: str) -> Iterator[tuple[
             yield path, value
         elif isinstance(value, Mapping) and (nested := _dataclass_in(hints[name])):
             yield from _unknown(nested, value, path)
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _leaves(value, f"{prefix}.{name}")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _leaves(value, f"{prefix}[{i}]")
+    else:
+        yield prefix, node
 
 
 def _dataclass_in(hint: Any) -> Any:
@@ -149,13 +176,28 @@ def _explain(key: str, node: Any, error: ValidationError) -> list[Problem]:
         for part in item["loc"]:
             if isinstance(value, Mapping) and part in value:
                 path, value = f"{path}.{part}", value[str(part)]
-            elif isinstance(value, list) and isinstance(part, int):
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
                 path, value = f"{path}[{part}]", value[part]
             elif item["type"] == "missing":
-                path, value = f"{path}.{part}", None
-        messages.setdefault(path, []).append(item["msg"].removeprefix("Input should be ").removeprefix("a valid "))
+                path, value = (f"{path}[{part}]" if isinstance(part, int) else f"{path}.{part}"), None
+        text = "is missing" if item["type"] == "missing" else _plainly(item["msg"])
+        messages.setdefault(path, []).append(text)
         found[path] = value
-    return [Problem(path, found[path], f"should be {' or '.join(m)}") for path, m in messages.items()]
+    return [Problem(path, found[path], " or ".join(texts)) for path, texts in messages.items()]
+
+
+def _plainly(message: str) -> str:
+    """pydantic's words for JSON in those of a YAML file: 'Input should be a valid integer' -> 'should be an integer'."""
+    for jargon, plain in (
+        ("Input should", "should"),
+        ("a valid integer", "an integer"),
+        ("a valid array", "a list"),
+        ("a valid ", "a "),
+        ("be an object", "be a section with keys of its own"),
+        ("Value error, ", ""),
+    ):
+        message = message.replace(jargon, plain)
+    return message
 
 
 def dotted(kind: Any, prefix: str) -> Iterator[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.config.bundle import GROUPS, components, describe, folders
+from trainkit.config.bundle import GROUPS, bundle, components, describe, folders
 from trainkit.config.suggest import suggest
 from trainkit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 
 def compose(words: Sequence[str]) -> dict[str, Any]:
@@ -28,12 +30,10 @@ def compose(words: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(problems)
     # Hydra would stop at the first unknown key. Forced, they all come through, and build() names them together.
     values = [f"++{o.key_or_group}={o.get_value_string()}" for o in overrides if o.key_or_group not in GROUPS]
-    if not any(o.key_or_group == "name" for o in overrides):
-        values.append(f"++name={chosen['recipe']}")
     config = _hydra([f"{group}={choice}" for group, choice in chosen.items()] + values)
-    if isinstance(config.get("run"), dict) and isinstance(config["run"].get("dir"), str):
-        config["run"]["dir"] = str(Path(config["run"]["dir"]).expanduser().absolute())
-    return config
+    if config.get("name") is None:
+        config["name"] = chosen["recipe"]
+    return _resolved(config)
 
 
 def no_recipe() -> Problem:
@@ -50,15 +50,23 @@ def _parse(words: Sequence[str]) -> tuple[list[Override], list[Problem]]:
         try:
             override = parser.parse_override(word)
         except HydraException as error:
-            problems.append(Problem("", "", f"cannot read {word!r}: {str(error).splitlines()[0]}", "write key=value"))
+            problems.append(_unreadable(word, str(error).splitlines()[0], "write key=value; quote what has , { or ["))
             continue
         if override.is_delete():
-            problems.append(Problem(word, "", "keys cannot be removed", "set the key to null instead"))
+            problems.append(_unreadable(word, "a key cannot be removed", "set it to null instead"))
         elif override.is_sweep_override():
-            problems.append(Problem(word, "", "one run takes one value", "start one run per value"))
+            problems.append(_unreadable(word, "one run takes one value", "start one run per value, or quote the comma"))
+        elif override.package is not None:
+            problems.append(_unreadable(word, "groups cannot be moved to other keys", "write group=NAME"))
+        elif override.key_or_group.split(".")[0] == "hydra":
+            problems.append(_unreadable(word, "hydra only composes here; its own keys have no effect"))
         else:
             overrides.append(override)
     return overrides, problems
+
+
+def _unreadable(word: str, why: str, hint: str = "") -> Problem:
+    return Problem("", "", f"cannot use {word!r}: {why}", hint)
 
 
 def _bad_choice(override: Override) -> Problem | None:
@@ -67,28 +75,69 @@ def _bad_choice(override: Override) -> Problem | None:
         return None
     choices = components(group)
     value = override.value()
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return None
-    return Problem(
-        group, value, f"there is no such {group}; there are {', '.join(choices)}", suggest(str(value), choices)
-    )
+    hint = suggest(str(value), choices)
+    if (Path.cwd() / "recipes" / f"{value}.py").exists() and group == "recipe":
+        hint = f"recipes/{value}.py is selected by conf/recipe/{value}.yaml, which is not there"
+    return Problem(group, value, f"there is no such {group}; there are {', '.join(choices)}", hint)
 
 
-def _hydra(overrides: list[str]) -> dict[str, Any]:
+def _hydra(overrides: list[str]) -> DictConfig:
+    """Hydra's composition, interpolations not yet resolved. Raises ConfigError."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    _search_own_folder_first()
+    try:
+        with initialize_config_dir(str(bundle("conf")), version_base="1.3", job_name="trainkit"):
+            return hydra_compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        # Hydra's message says which of its files or words; its cause, where there is one, says why.
+        why = f"{error}\n{error.__cause__ or ''}".strip().replace("++", "").replace("\n", "\n    ")
+        raise ConfigError([Problem("", "", f"the configuration does not hold together: {why}")]) from error
+
+
+@functools.cache
+def _search_own_folder_first() -> None:
+    """conf/ of the working directory comes before the shipped one. Hydra's own searchpath key can only append."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class OwnFolder(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for folder in folders("conf")[:-1]:
+                search_path.prepend("own", f"file://{folder}", anchor="main")
+
+    Plugins.instance().register(OwnFolder)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """`config` as a plain dict. Raises ConfigError with every reference that leads nowhere."""
     from omegaconf import OmegaConf
+
+    problems = list(_dangling(config, OmegaConf.to_container(config), ""))
+    if problems:
+        raise ConfigError(problems)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    if isinstance(plain.get("run"), dict) and isinstance(plain["run"].get("dir"), str):
+        plain["run"]["dir"] = str(Path(plain["run"]["dir"]).expanduser().absolute())
+    return {str(key): value for key, value in plain.items()}
+
+
+def _dangling(node: Any, written: Any, prefix: str) -> Iterator[Problem]:
+    """The keys of `node` that cannot be resolved; `written` is the same tree as it stands in the files."""
     from omegaconf.errors import OmegaConfBaseException
 
-    primary, *others = folders("conf")
-    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in others)}]"] if others else []
-    try:
-        with initialize_config_dir(str(primary), version_base="1.3", job_name="trainkit"):
-            config = OmegaConf.to_container(hydra_compose("config", overrides=search + overrides), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ or error
-        raise ConfigError([Problem("", "", f"the configuration does not hold together: {cause}")]) from error
-    if not isinstance(config, dict):
-        raise ConfigError([Problem("", "", "the configuration is not a mapping")])
-    return {str(key): value for key, value in config.items()}
+    for key, value in written.items() if isinstance(written, dict) else enumerate(written):
+        try:
+            child = node[key]
+        except OmegaConfBaseException as error:
+            yield Problem(f"{prefix}{key}", value, str(error).splitlines()[0])
+        else:
+            if isinstance(value, dict | list):
+                yield from _dangling(child, value, f"{prefix}{key}.")

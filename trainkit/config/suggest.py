@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of `known`, or nothing. Keys of another section with the same last part count
-    as near: train.lr means optimizer.lr."""
+    """A hint that names the nearest of `known`, or nothing: first a sibling (train.step means train.steps), then the
+    same name in another section (train.lr means optimizer.lr), then a mistyped section (trian.steps)."""
     names = list(known)
-    leaf = wrong.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(wrong, names, 1, cutoff=0.75)
-    near = near or [name for name in names if name.rsplit(".", 1)[-1] == leaf]
-    near = near or difflib.get_close_matches(wrong, names, 1, cutoff=0.5)
+    section, _, leaf = wrong.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == section}
+    near = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, 1, cutoff=0.6)]
+    near = near or [name for name in names if name.rpartition(".")[2] == leaf]
+    near = near or (difflib.get_close_matches(wrong, names, 1, cutoff=0.75) if not siblings else [])
     return f"did you mean {near[0]}?" if near else ""

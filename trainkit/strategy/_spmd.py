@@ -29,7 +29,7 @@ def build_model(training: Training, world: World) -> nn.Module:
     """The task's model on this rank's device, the same on every rank, with checkpointed blocks and compiled
     forward where asked for. Both keep the parameters' names."""
     torch.manual_seed(training.seed)
-    model = training.task.model().to(world.device)
+    model = training.task.build_model().to(world.device)
     if training.activation_checkpointing:
         for block in training.task.blocks(model):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]

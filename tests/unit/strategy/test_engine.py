@@ -44,7 +44,7 @@ def share(*sizes: int) -> list[Batch]:
 
 
 def training_source() -> Any:
-    return DecoderTask().data().train
+    return DecoderTask().build_data().train
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 def expected_gradients(batch: Batch) -> dict[str, Tensor]:
     torch.manual_seed(TRAINING.seed)
-    model = TRAINING.task.model()
+    model = TRAINING.task.build_model()
     (TRAINING.task.loss(model(**batch.inputs), batch.targets) / batch.weight).backward()  # type: ignore[no-untyped-call]
     return gradients(model)
 
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_the_mean_over_all_counted_tokens(sizes: tuple[in
     loss_sum = engine.forward_backward(batches, sum(b.weight for b in batches))
     torch.manual_seed(TRAINING.seed)
     assert loss_sum.item() == pytest.approx(
-        TRAINING.task.loss(TRAINING.task.model()(**whole.inputs), whole.targets).item(), rel=1e-6
+        TRAINING.task.loss(TRAINING.task.build_model()(**whole.inputs), whole.targets).item(), rel=1e-6
     )
     for name, gradient in expected_gradients(whole).items():
         torch.testing.assert_close(gradients(engine.model)[name], gradient, rtol=1e-4, atol=1e-7)
@@ -178,8 +178,8 @@ def test_state_read_before_the_first_step_is_empty_of_traces() -> None:
 class Tied(DecoderTask):
     """Input and output embeddings are one parameter; the first block is frozen."""
 
-    def model(self) -> nn.Module:
-        model: Any = super().model()
+    def build_model(self) -> nn.Module:
+        model: Any = super().build_model()
         model.head.weight = model.tokens.weight
         model.layers[0].requires_grad_(False)
         return model  # type: ignore[no-any-return]

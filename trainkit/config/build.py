@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import math
 import traceback
 import types
 import typing
@@ -63,7 +62,11 @@ def build(config: Mapping[str, Any]) -> tuple[s.Settings | None, list[Problem]]:
             built = _object(key, types_of[key], node, known, problems)
             values[key] = built
         elif key not in SEAMS:
-            problems.append(Problem(key, node, "there is no such key", suggest(key, [*types_of, *known])))
+            for path, value in _leaves(node, key):
+                hint = suggest(path, [*types_of, *known])
+                problems.append(
+                    Problem(path, value, "there is no such key", hint or f"there are {', '.join(types_of)}")
+                )
     for key in types_of:
         if key not in config:
             problems.append(Problem(key, None, "this section is missing from the configuration"))
@@ -123,9 +126,9 @@ def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Pro
         node = {k: v for k, v in node.items() if k != "_target_"}
         for path, value in _unknown(kind, node, key):
             problems.append(Problem(path, value, "there is no such key", suggest(path, known) or _allowed(path, known)))
-    infinite = [(path, v) for path, v in _leaves(node, key) if isinstance(v, float) and not math.isfinite(v)]
-    if infinite:  # JSON has no such numbers
-        problems += [Problem(path, value, "should be a finite number") for path, value in infinite]
+    infinite = [(path, value) for path, value in _leaves(node, key) if not _finite(value)]
+    if infinite:
+        problems += [Problem(path, value, "should be finite") for path, value in infinite]
         return None
     try:
         return TypeAdapter(kind).validate_json(json.dumps(node), strict=True)
@@ -139,20 +142,26 @@ def _unknown(kind: Any, node: Mapping[str, Any], prefix: str) -> Iterator[tuple[
     for name, value in node.items():
         path = f"{prefix}.{name}"
         if name not in hints:
-            yield path, value
+            yield from _leaves(value, path)
         elif isinstance(value, Mapping) and (nested := _dataclass_in(hints[name])):
             yield from _unknown(nested, value, path)
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
+    if isinstance(node, Mapping) and node:
         for name, value in node.items():
             yield from _leaves(value, f"{prefix}.{name}")
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _leaves(value, f"{prefix}[{i}]")
     else:
         yield prefix, node
+
+
+def _finite(value: Any) -> bool:
+    """Whether JSON has this value, that is, no NaN and no infinity in it."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _dataclass_in(hint: Any) -> Any:
@@ -164,7 +173,9 @@ def _dataclass_in(hint: Any) -> Any:
 def _allowed(path: str, known: list[str]) -> str:
     section = path.rsplit(".", 1)[0]
     names = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")]
-    return f"{section} has {', '.join(names)}" if names else ""
+    if names or "." not in section:
+        return f"{section} has {', '.join(names) or 'no keys'}"
+    return _allowed(section, known)
 
 
 def _explain(key: str, node: Any, error: ValidationError) -> list[Problem]:
@@ -183,11 +194,15 @@ def _explain(key: str, node: Any, error: ValidationError) -> list[Problem]:
         text = "is missing" if item["type"] == "missing" else _plainly(item["msg"])
         messages.setdefault(path, []).append(text)
         found[path] = value
-    return [Problem(path, found[path], " or ".join(texts)) for path, texts in messages.items()]
+    joined = {
+        path: " or ".join([first, *(t.removeprefix("should be ") for t in rest)])
+        for path, (first, *rest) in messages.items()
+    }
+    return [Problem(path, found[path], text) for path, text in joined.items()]
 
 
 def _plainly(message: str) -> str:
-    """pydantic's words for JSON in those of a YAML file: 'Input should be a valid integer' -> 'should be an integer'."""
+    """'Input should be a valid integer' -> 'should be an integer': pydantic speaks of JSON, the reader sees YAML."""
     for jargon, plain in (
         ("Input should", "should"),
         ("a valid integer", "an integer"),

@@ -108,7 +108,7 @@ def _folder(settings: Settings) -> Iterator[Problem]:
         )
     if run.config.exists():
         yield from _other_recipe(settings, yaml.safe_load(run.config.read_text()))
-    if saved and settings.resume == "auto":
+    if saved and settings.resume != "never":
         folder = run.checkpoints(settings.checkpoint.dir)
         yield from _other_checkpoint(settings, step_folder(folder, saved[-1]) / MANIFEST)
 

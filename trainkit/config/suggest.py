@@ -7,12 +7,21 @@ from collections.abc import Iterable
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of `known`, or nothing: first a sibling (train.step means train.steps), then the
-    same name in another section (train.lr means optimizer.lr), then a mistyped section (trian.steps)."""
-    names = list(known)
+    """A hint that names the nearest of `known`, or nothing. The last part of a dotted key is compared by itself, or
+    any two keys of one section would look alike."""
     section, _, leaf = wrong.rpartition(".")
-    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == section}
-    near = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, 1, cutoff=0.6)]
-    near = near or [name for name in names if name.rpartition(".")[2] == leaf]
-    near = near or (difflib.get_close_matches(wrong, names, 1, cutoff=0.75) if not siblings else [])
-    return f"did you mean {near[0]}?" if near else ""
+    anywhere: dict[str, list[str]] = {}
+    for name in known:
+        anywhere.setdefault(name.rpartition(".")[2], []).append(name)
+    siblings = {key: name for key, names in anywhere.items() for name in names if name.rpartition(".")[0] == section}
+
+    def near(names: Iterable[str], cutoff: float) -> list[str]:
+        return difflib.get_close_matches(leaf, names, 1, cutoff)
+
+    if found := near(siblings, 0.75):  # train.step -> train.steps
+        return f"did you mean {siblings[found[0]]}?"
+    if found := near(anywhere, 0.8):  # train.lr -> optimizer.lr, trian.steps -> train.steps
+        return f"did you mean {difflib.get_close_matches(wrong, anywhere[found[0]], 1, 0.0)[0]}?"
+    if found := near(siblings, 0.6):  # dpp -> ddp
+        return f"did you mean {siblings[found[0]]}?"
+    return ""

@@ -84,9 +84,7 @@ def resolve(group: str, seam: type, target: object) -> type | Problem:
         allowed = f"trainkit.{group}.MODULE.CLASS or recipes.MODULE.CLASS"
         return Problem(key, target, f"must be {allowed}", f"choose with {group}=NAME; `trainkit ls` lists the names")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except AttributeError:
-        return Problem(key, target, f"{module} has no {name}")
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and module.startswith(error.name):
             return Problem(key, target, f"there is no file {module.replace('.', '/')}.py")
@@ -98,6 +96,8 @@ def resolve(group: str, seam: type, target: object) -> type | Problem:
         return Problem(
             key, target, f"does not import: {type(error).__name__}: {error}", f"{where.filename}:{where.lineno}"
         )
+    if (found := getattr(imported, name, None)) is None:
+        return Problem(key, target, f"{module} has no {name}", suggest(name, vars(imported)))
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         return Problem(key, target, "is not a dataclass", "a component is a frozen dataclass; its fields are its keys")
     if lacking := _lacking(found, seam):
@@ -138,13 +138,19 @@ def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Pro
 
 
 def _unknown(kind: Any, node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    hints = typing.get_type_hints(kind)
+    hints = _fields(kind)
     for name, value in node.items():
         path = f"{prefix}.{name}"
         if name not in hints:
             yield from _leaves(value, path)
         elif isinstance(value, Mapping) and (nested := _dataclass_in(hints[name])):
             yield from _unknown(nested, value, path)
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """The keys of a dataclass and their types. Not every hint is a key: a ClassVar is none."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -220,7 +226,7 @@ def dotted(kind: Any, prefix: str) -> Iterator[str]:
     if not dataclasses.is_dataclass(kind):
         yield prefix
         return
-    for name, hint in typing.get_type_hints(kind).items():
+    for name, hint in _fields(kind).items():
         yield f"{prefix}.{name}"
         if nested := _dataclass_in(hint):
             yield from dotted(nested, f"{prefix}.{name}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -55,13 +55,19 @@ def _batch(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
         )
     elif micro is not None and (batch // ranks) % micro:
         share = batch // ranks
-        near = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
+        fitting = _divisors(share)
+        near = [max(n for n in fitting if n < micro), *[n for n in fitting if n > micro][:1]]
         yield Problem(
             "train.micro_batch",
             micro,
             f"does not divide the {share} samples that each rank gets per step",
-            f"one of {near}",
+            f"set it to {' or '.join(str(n) for n in near)}",
         )
+
+
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
 
 
 def _evaluation(settings: Settings) -> Iterator[Problem]:
@@ -71,6 +77,17 @@ def _evaluation(settings: Settings) -> Iterator[Problem]:
             settings.train.patience,
             "counts evaluations, but there are none during the run",
             "set train.eval_every to a number of steps",
+        )
+    metric = settings.checkpoint.metric
+    if metric is not None and not metric.startswith("eval_"):
+        hint = "eval_loss, or eval_ and the name of another metric of the recipe"
+        yield Problem("checkpoint.metric", metric, "must be a held-out metric", hint)
+    elif metric is not None and settings.train.eval_every is None:
+        yield Problem(
+            "checkpoint.metric",
+            metric,
+            "compares evaluations, but there are none during the run",
+            "set train.eval_every to a number of steps, or checkpoint.metric=null",
         )
 
 
@@ -86,16 +103,12 @@ def _device(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
 
 def _folder(settings: Settings) -> Iterator[Problem]:
     run = RunFolder(Path(settings.run.dir))
-    where = existing(run.root)
-    if not where.is_dir():
-        yield Problem("run.dir", run.root, f"{where} is a file, not a folder")
+    problems = [*_writable("run.dir", run.root)]
+    if settings.checkpoint.dir is not None:
+        problems += _writable("checkpoint.dir", Path(settings.checkpoint.dir).absolute())
+    if problems:
+        yield from problems
         return
-    if not os.access(where, os.W_OK) or os.statvfs(where).f_flag & os.ST_RDONLY:
-        yield Problem("run.dir", run.root, f"{where} cannot be written to", "choose another run.dir")
-        return
-    free = shutil.disk_usage(where).free
-    if free < LEAST_FREE:
-        yield Problem("run.dir", run.root, f"its disk is full: {free >> 20} MiB free", "free space, or choose another")
     saved = committed(run.checkpoints(settings.checkpoint.dir))
     if settings.resume == "must" and not saved:
         yield Problem("resume", "must", f"there is no checkpoint in {run.root}", "set resume=auto to start anew")
@@ -107,10 +120,25 @@ def _folder(settings: Settings) -> Iterator[Problem]:
             "choose another run.dir, or resume=auto to go on",
         )
     if run.config.exists():
-        yield from _other_recipe(settings, yaml.safe_load(run.config.read_text()))
+        yield from _other_recipe(settings, run.config)
     if saved and settings.resume != "never":
         folder = run.checkpoints(settings.checkpoint.dir)
         yield from _other_checkpoint(settings, step_folder(folder, saved[-1]) / MANIFEST)
+
+
+def _writable(key: str, path: Path) -> Iterator[Problem]:
+    """What keeps the folder `path`, which need not exist yet, from being written to."""
+    try:
+        where = existing(path)
+    except OSError as error:  # a name that is too long, a parent that may not be looked into
+        yield Problem(key, path, f"cannot be used: {error.strerror}", f"choose another {key}")
+        return
+    if not where.is_dir():
+        yield Problem(key, path, f"{where} is a file, not a folder", f"choose another {key}")
+    elif not os.access(where, os.W_OK) or os.statvfs(where).f_flag & os.ST_RDONLY:
+        yield Problem(key, path, f"{where} cannot be written to", f"choose another {key}")
+    elif (free := shutil.disk_usage(where).free) < LEAST_FREE:
+        yield Problem(key, path, f"its disk is full: {free >> 20} MiB free", f"free space, or choose another {key}")
 
 
 def existing(path: Path) -> Path:
@@ -118,12 +146,17 @@ def existing(path: Path) -> Path:
     return path if path.exists() else existing(path.parent)
 
 
-def _other_recipe(settings: Settings, old: dict[str, Any]) -> Iterator[Problem]:
+def _other_recipe(settings: Settings, config: Path) -> Iterator[Problem]:
     recipe = type(settings.recipe)
-    was = old["recipe"]["_target_"]
+    try:
+        old = yaml.safe_load(config.read_text())
+        name, was = old["name"], old["recipe"]["_target_"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        yield Problem("run.dir", settings.run.dir, f"{config} was not written by trainkit", "choose another run.dir")
+        return
     if was != f"{recipe.__module__}.{recipe.__qualname__}":
         hint = "choose another run.dir"
-        yield Problem("run.dir", settings.run.dir, f"this folder holds a run of {old['name']} ({was})", hint)
+        yield Problem("run.dir", settings.run.dir, f"this folder holds a run of {name} ({was})", hint)
 
 
 def _other_checkpoint(settings: Settings, manifest: Path) -> Iterator[Problem]:

@@ -56,12 +56,12 @@ def _batch(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
     elif micro is not None and (batch // ranks) % micro:
         share = batch // ranks
         fitting = _divisors(share)
-        near = [max(n for n in fitting if n < micro), *[n for n in fitting if n > micro][:1]]
+        nearest = [max(n for n in fitting if n < micro), *[n for n in fitting if n > micro][:1]]
         yield Problem(
             "train.micro_batch",
             micro,
             f"does not divide the {share} samples that each rank gets per step",
-            f"set it to {' or '.join(str(n) for n in near)}",
+            f"set it to {' or '.join(str(n) for n in nearest)}",
         )
 
 

@@ -46,7 +46,7 @@ class RunFolder:
         return self.root / "summary.json"
 
     @property
-    def build_model(self) -> Path:
+    def model(self) -> Path:
         return self.root / "model"
 
     def checkpoints(self, configured: str | None) -> Path:

@@ -79,7 +79,7 @@ def _messages(row: Any) -> Messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             raise ValueError('a message needs "role" and "content", both text')
         if message.get("role") not in ROLES:
-            raise ValueError(f'role {message.get("role")!r} is none of {", ".join(ROLES)}')
+            raise ValueError(f"role {message.get('role')!r} is none of {', '.join(ROLES)}")
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError("no assistant message: there is nothing to learn")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
@@ -130,9 +130,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, ask: bool) -
     return text
 
 
-def encode(
-    conversations: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, longest: int
-) -> list[Example]:
+def encode(conversations: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Example]:
     """Conversations as examples of at most `longest` tokens: what is over is cut off at the end, and a conversation
     whose answers all lie there is left out."""
     pieces = [list(segments(messages, tokenizer)) for messages in conversations]

@@ -9,6 +9,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+from recipes._hf import quiet
 from trainkit.cache import cache_folder
 from trainkit.protocols import Say
 
@@ -36,6 +37,7 @@ def convert(say: Say) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+    quiet()
     say(f"converting SmolLM2-135M-Instruct to safetensors, once, into {folder}")
     writing = folder.with_name(f".{folder.name}-writing")
     shutil.rmtree(writing, ignore_errors=True)

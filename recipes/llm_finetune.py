@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Lt
 
 from recipes import _chat, _smollm2
+from recipes._hf import quiet
 from trainkit.errors import Problem
 from trainkit.protocols import Batch, Data, Say, Task
 
@@ -64,7 +65,9 @@ class LlmFinetune(Task):
         if self.data is not None:
             problems += _chat.problems_of("recipe.data", Path(self.data).expanduser())
         elif importlib.util.find_spec("chatterbot_corpus") is None:
-            problems.append(Problem("recipe.data", None, "the default data is not installed", "pip install 'trainkit[llm]'"))
+            problems.append(
+                Problem("recipe.data", None, "the default data is not installed", "pip install 'trainkit[llm]'")
+            )
         return problems
 
     def prepare(self, say: Say) -> None:
@@ -85,10 +88,9 @@ class LlmFinetune(Task):
 
     def build_model(self) -> nn.Module:
         import torch
-        from transformers import AutoModelForCausalLM, logging
+        from transformers import AutoModelForCausalLM
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        quiet()
         model: Any = AutoModelForCausalLM.from_pretrained(
             self.source(), dtype=torch.float32, attn_implementation="sdpa"
         )

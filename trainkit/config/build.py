@@ -103,6 +103,7 @@ def resolve(group: str, seam: type, target: object) -> type | Problem:
     if lacking := _lacking(found, seam):
         return Problem(key, target, f"is not a {seam.__name__}: {lacking}", f"see trainkit.protocols.{seam.__name__}")
     try:
+        typing.get_type_hints(found)  # pydantic alone would put off what it cannot resolve
         TypeAdapter(found)
     except (NameError, PydanticUserError) as error:
         hint = "a field's type must be importable at run time and made of numbers, strings, lists and dataclasses"

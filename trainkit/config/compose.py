@@ -12,6 +12,7 @@ from trainkit.config.suggest import suggest
 from trainkit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
@@ -48,14 +49,14 @@ def _parse(words: Sequence[str]) -> tuple[list[Override], list[Problem]]:
     parser, overrides, problems = OverridesParser.create(), [], []
     for word in words:
         try:
-            override = parser.parse_override(word)
+            override = _read(parser, word)
         except HydraException as error:
-            problems.append(_unreadable(word, str(error).splitlines()[0], "write key=value; quote what has , { or ["))
+            problems.append(_unreadable(word, str(error).splitlines()[0], "write key=value"))
             continue
-        if override.is_delete():
+        if not override.key_or_group:
+            problems.append(_unreadable(word, "there is no key before the ="))
+        elif override.is_delete():
             problems.append(_unreadable(word, "a key cannot be removed", "set it to null instead"))
-        elif override.is_sweep_override():
-            problems.append(_unreadable(word, "one run takes one value", "start one run per value, or quote the comma"))
         elif override.package is not None:
             problems.append(_unreadable(word, "groups cannot be moved to other keys", "write group=NAME"))
         elif override.key_or_group.split(".")[0] == "hydra":
@@ -63,6 +64,29 @@ def _parse(words: Sequence[str]) -> tuple[list[Override], list[Problem]]:
         else:
             overrides.append(override)
     return overrides, problems
+
+
+def _read(parser: OverridesParser, word: str) -> Override:
+    """One word. What hydra would sweep over or cannot read is text here. Raises HydraException."""
+    from hydra.errors import HydraException
+
+    try:
+        override = parser.parse_override(word)
+        if not override.is_sweep_override():
+            return override
+    except HydraException:
+        pass  # the second reading below raises if it fares no better
+    return parser.parse_override(_as_text(word))
+
+
+def _as_text(word: str) -> str:
+    """The word with its value quoted, so that ~/runs, a=b and `Hello, you!` need no quotes within quotes in a shell.
+    What begins as a list, a mapping or a quotation is left alone: there, something is missing."""
+    key, equals, value = word.partition("=")
+    if not value or value[0] in "[{'\"":
+        return word
+    escaped = value.replace('"', '\\"')
+    return f'{key}{equals}"{escaped}"'
 
 
 def _unreadable(word: str, why: str, hint: str = "") -> Problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -47,7 +46,8 @@ def files(corpus: str) -> list[Path]:
     path = Path(corpus).expanduser()
     if path.is_dir():
         return sorted(p for p in path.rglob("*.txt") if p.is_file())
-    return sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    root = Path(path.anchor) if path.is_absolute() else Path()
+    return sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
 
 
 def fingerprint(corpus: str) -> str:

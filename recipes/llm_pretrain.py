@@ -141,10 +141,8 @@ class LlmPretrain(Task):
         tokens = np.memmap(self._cache() / "tokens.bin", dtype=kind, mode="r")
         windows = (len(tokens) - 1) // self.seq_len
         held = max(1, round(windows * self.heldout))
-        return Data(
-            Windows(tokens, self.seq_len, 0, max(0, windows - held)),
-            Windows(tokens, self.seq_len, windows - held, windows),
-        )
+        cut = max(0, windows - held)
+        return Data(Windows(tokens, self.seq_len, 0, cut), Windows(tokens, self.seq_len, cut, windows))
 
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
         from torch.nn.functional import cross_entropy

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
-from types import ModuleType
 
 GROUPS = ("recipe", "strategy", "launcher", "tracker", "optimizer", "schedule")
 
@@ -42,8 +43,8 @@ def describe(path: Path) -> str:
 def install_recipes_package() -> None:
     """Make `import recipes.NAME` find the user's own recipes first and the shipped ones after them, whether or not
     the user's folder has an __init__.py."""
-    package = ModuleType("recipes")
-    package.__path__ = [str(folder) for folder in folders("recipes")]
+    spec = ModuleSpec("recipes", None, is_package=True)
+    spec.submodule_search_locations = [str(folder) for folder in folders("recipes")]
     known = sys.modules.get("recipes")
-    if known is None or list(known.__path__) != package.__path__:
-        sys.modules["recipes"] = package
+    if known is None or list(known.__path__) != spec.submodule_search_locations:
+        sys.modules["recipes"] = module_from_spec(spec)

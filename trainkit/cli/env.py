@@ -15,16 +15,18 @@ from trainkit.config.bundle import folders
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
 from trainkit.launcher import _machine
 
-BACKENDS = {
-    "mlflow": "tracker=mlflow",
-    "transformers": "the language model recipes",
-    "peft": "LoRA",
-    "scikit-learn": "recipe=image_classification",
-    "accelerate": "a strategy's backend",
-    "deepspeed": "a strategy's backend",
-    "horovod": "a strategy's backend",
-    "ray": "a launcher's backend",
+PACKAGES = {
+    "mlflow": "",
+    "transformers": "pip install 'trainkit[llm]'",
+    "peft": "pip install 'trainkit[llm]'",
+    "tokenizers": "pip install 'trainkit[llm]'",
+    "scikit-learn": "pip install 'trainkit[vision]'",
+    "accelerate": "pip install accelerate",
+    "deepspeed": "pip install deepspeed",
+    "horovod": "pip install horovod",
+    "ray": "pip install ray",
 }
+"""What recipes and backends use besides torch, and how to get it."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -33,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     title("machine")
     show_rows(machine(), 14)
     title("packages")
-    show_rows(((name, f"{_version(name) or 'not installed':16}{use}") for name, use in BACKENDS.items()), 14)
+    show_rows([(name, _version(name) or f"not installed; {hint}") for name, hint in PACKAGES.items()], 14)
     title("folders, the first that has it wins")
     show_rows([(name, ", ".join(str(folder) for folder in folders(name))) for name in ("conf", "recipes")], 14)
     return EXIT_DONE

@@ -18,6 +18,12 @@ EXAMPLES = {
     "recipe=image_classification run.dir=runs/a": "again with the same run.dir: goes on where it stopped",
     "recipe=mine": "your own recipes/mine.py and conf/recipe/mine.yaml in this folder",
 }
+CODES = {
+    "0": "done",
+    "2": "bad configuration; nothing was started or written",
+    "75": "stopped on request; a checkpoint is saved, run again to go on",
+    "1": "anything else",
+}
 KEY = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?P<value>[^#]*)(#\s*(?P<comment>.*))?$")
 
 
@@ -33,9 +39,9 @@ def main(words: Sequence[str]) -> int:
     show_rows([(f"{group}=", " | ".join(components(group))) for group in GROUPS], 12)
     title("\nkeys and their defaults; a recipe may set others (trainkit config recipe=NAME shows them)")
     show_rows(keys())
+    say("\nCtrl-C saves a checkpoint and stops, a second one ends at once. Run the same command again to go on.")
     title("\nexit codes")
-    codes = {"0": "done", "2": "bad configuration, nothing started", "75": "stopped on request, run again to go on"}
-    show_rows((codes | {"1": "anything else"}).items(), 10)
+    show_rows(CODES.items(), 10)
     return EXIT_DONE
 
 

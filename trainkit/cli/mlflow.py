@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,6 @@ from trainkit.config import load
 from trainkit.errors import EXIT_DONE, ConfigError, Problem, TrainkitError
 from trainkit.runfolder import RunFolder, read_lines
 from trainkit.tracker.follower import Status, sync
-
-STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -40,8 +37,9 @@ def _sync(folder: RunFolder) -> str:
     cluster = replace(settings.launcher.cluster(settings.strategy), ranks=starts[-1]["ranks"])
     config = yaml.safe_load(folder.config.read_text())
     info = front.info(folder, settings, cluster, starts[-1]["attempt"], config)
-    status = json.loads(folder.summary.read_text())["status"] if folder.summary.exists() else "failed"
+    ends = [event for event in read_lines(folder.events) if event["event"] == "end"]
+    status: Status = front.tracker_status(ends[-1]["exit_code"]) if ends else "KILLED"
     try:
-        return sync(settings.tracker, info, list(read_lines(folder.metrics)), STATUS.get(status, "FAILED"))
+        return sync(settings.tracker, info, list(read_lines(folder.metrics)), status)
     except Exception as error:  # whatever a tracker raises means the same here: it cannot be reached
         raise TrainkitError(f"the tracker did not take it: {type(error).__name__}: {error}") from error

@@ -10,14 +10,17 @@ from rich.table import Table
 
 from trainkit.errors import Problem
 
+PLAIN_WIDTH = 160
+"""A file or a pipe has no width of its own."""
+
 
 def say(text: str, error: bool = False) -> None:
     """`text` as it is, to stdout or stderr; nothing is wrapped, so that it can be searched and copied."""
-    Console(stderr=error).print(text, markup=False, highlight=False, soft_wrap=True)
+    _console(error).print(text, markup=False, soft_wrap=True)
 
 
 def title(text: str) -> None:
-    Console().print(f"[bold]{escape(text)}[/bold]", highlight=False, soft_wrap=True)
+    _console().print(f"[bold]{escape(text)}[/bold]", soft_wrap=True)
 
 
 def show_rows(rows: Iterable[tuple[str, str]], width: int = 0) -> None:
@@ -27,13 +30,20 @@ def show_rows(rows: Iterable[tuple[str, str]], width: int = 0) -> None:
     grid.add_column(overflow="fold")
     for name, text in rows:
         grid.add_row(f"  {escape(name)}", escape(text))
-    Console().print(grid, highlight=False)
+    _console().print(grid)
 
 
 def show_problems(problems: Sequence[Problem]) -> None:
     """Everything that is wrong, to stderr."""
-    console = Console(stderr=True)
+    console = _console(error=True)
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    console.print(f"[bold red]{count}[/bold red]; nothing was started", highlight=False)
+    console.print(f"[bold red]{count}[/bold red]; nothing was started")
     for problem in problems:
-        console.print(f"  {escape(str(problem))}".replace("\n", "\n  "), highlight=False, soft_wrap=True)
+        console.print(f"  {escape(str(problem))}".replace("\n", "\n  "), soft_wrap=True)
+
+
+def _console(error: bool = False) -> Console:
+    console = Console(stderr=error, highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def summary(config: dict[str, Any], settings: Settings, cluster: Cluster) -> Ite
 def _component(node: dict[str, Any]) -> str:
     """A component by name with its keys: ddp (bucket_cap_mb=25, timeout_s=600)."""
     name = node["_target_"].split(".")[-2]
-    keys = ", ".join(f"{key}={value}" for key, value in node.items() if key != "_target_")
+    keys = ", ".join(f"{key}={json.dumps(value)}" for key, value in node.items() if key != "_target_")
     return f"{name} ({keys})" if keys else name
 
 

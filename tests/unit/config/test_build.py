@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.config.conftest import PYTHON, write
+from tests.unit.conftest import PYTHON, write
 from trainkit.config import build, compose, load
 from trainkit.errors import ConfigError, Problem
 from trainkit.optimizer.adamw import AdamW

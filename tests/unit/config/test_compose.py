@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.config.conftest import YAML, write
+from tests.unit.conftest import YAML, write
 from trainkit.config import compose
 from trainkit.errors import ConfigError
 

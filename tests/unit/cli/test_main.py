@@ -124,7 +124,8 @@ def test_validate_tells_every_problem_of_every_stage(project: Path, capsys: Capt
 
 
 def test_a_run_with_a_problem_writes_nothing(project: Path, capsys: Capture) -> None:
-    assert "1 problem; nothing was started" in said(capsys, "recipe=mine", "train.seed=x", "run.dir=here", code=2)
+    text = said(capsys, "recipe=mine", "train.seed=x", "run.dir=here", code=2)
+    assert text == "1 problem; nothing was started\n  train.seed=x: should be an integer\n"
     assert not (project / "here").exists()
 
 

@@ -8,7 +8,6 @@ resume -> evaluate, sample before
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -214,8 +213,11 @@ class Trainer:
     def finish(self) -> None:
         """Show what the model does now and write it for use without trainkit."""
         self.sample("after")
+        checkpoint = self.store.latest()
+        if checkpoint is None:
+            raise CheckpointError(f"nothing to export: there is no checkpoint in {self.store.folder}")
         if self.world.rank == 0:
-            export(self.settings, self.store, self.folder.model, self.say)
+            export(self.settings, self.store, checkpoint, self.folder.model)
         self.world.barrier()
 
     # ----------------------------------------------------------------------------------------- events
@@ -223,10 +225,6 @@ class Trainer:
     def event(self, kind: str, **fields: Any) -> None:
         if self.world.rank == 0:
             self.folder.event(kind, **fields)
-
-    def say(self, text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
 
     def describe(self) -> dict[str, Any]:
         parameters, trainable = self.engine.size()

@@ -5,13 +5,17 @@
     step_N/MANIFEST.json         size and checksum of every file, dtype and shape of every tensor, about the run
     step_N/COMMITTED             the manifest's checksum; written last
 
-A flipped bit in tensor data loads without an error in torch, so every file is checked before it is read.
+A flipped bit in tensor data loads without an error in torch, and `.metadata` is a pickle, so every file is checked
+before it is read. What is not a checkpoint yet or no longer has a name that begins with a dot: .writing-*, .damaged-*,
+.deleted-*.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any
 
 import xxhash
 
+from trainkit.errors import CheckpointError
 from trainkit.runfolder import sync_folder
 
 VERSION = 1
@@ -47,10 +52,15 @@ def step_folder(folder: Path, step: int) -> Path:
     return folder / f"step_{step}"
 
 
+def steps(folder: Path) -> list[int]:
+    """Steps that have a folder, oldest first. Says nothing of what is in it: see verify()."""
+    names = [re.fullmatch(r"step_(0|[1-9][0-9]*)", path.name) for path in folder.glob("step_*")]
+    return sorted(int(name[1]) for name in names if name)
+
+
 def committed(folder: Path) -> list[int]:
-    """Steps whose folder carries a marker, oldest first. Says nothing of their files: see verify()."""
-    steps = [p.parent.name.removeprefix("step_") for p in folder.glob(f"step_*/{MARKER}")]
-    return sorted(int(step) for step in steps if step.isdigit())
+    """Steps whose folder carries a marker, oldest first."""
+    return [step for step in steps(folder) if (step_folder(folder, step) / MARKER).exists()]
 
 
 def write_synced(path: Path, text: str) -> None:
@@ -62,10 +72,16 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def commit(writing: Path, final: Path, files: Mapping[str, Digest], fields: Mapping[str, Any]) -> None:
-    """Turn `writing`, whose `files` are on the disk, into the checkpoint `final`."""
+    """Turn `writing`, whose `files` are on the disk, into the checkpoint `final`.
+
+    Raises CheckpointError if a file is not there in its full size: another host wrote it to a disk of its own.
+    """
+    for name, written in files.items():
+        file = writing / name
+        if not file.exists() or file.stat().st_size != written.size:
+            raise CheckpointError(f"{file} was written, but is not there: checkpoint.dir must be a disk of all hosts")
     listed = {name: [d.size, d.xxh3] for name, d in sorted(files.items())}
     text = json.dumps({"version": VERSION, **fields, "files": listed}, indent=1)
-    sync_folder(writing)
     write_synced(writing / MANIFEST, text)
     sync_folder(writing)
     write_synced(writing / MARKER, xxhash.xxh3_128(text.encode()).hexdigest())
@@ -84,23 +100,35 @@ def read_trainer(path: Path) -> dict[str, Any]:
     return trainer
 
 
-def verify(path: Path) -> list[str]:
-    """What is wrong with the checkpoint folder `path`, file by file; empty if it can be trusted."""
-    try:
-        text = (path / MANIFEST).read_bytes()
-        marker = (path / MARKER).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        return [str(error)]
-    if xxhash.xxh3_128(text).hexdigest() != marker:
+def discard(path: Path) -> None:
+    """Delete a checkpoint. The rename first: a crash in between leaves nothing that looks like one."""
+    deleted = path.with_name(f".deleted-{path.name}")
+    path.rename(deleted)
+    sync_folder(path.parent)
+    shutil.rmtree(deleted)
+
+
+def verify(path: Path, share: slice = slice(None)) -> list[str]:
+    """What is wrong with the checkpoint folder `path`, file by file; empty if it can be trusted.
+
+    `share` says which of its files to read, so that ranks can divide the work.
+    """
+    content = {}
+    for name in (MARKER, MANIFEST):
+        try:
+            content[name] = (path / name).read_bytes()
+        except OSError as error:
+            return [f"{name}: {error.strerror}"]
+    text = content[MANIFEST]
+    if xxhash.xxh3_128(text).hexdigest().encode() != content[MARKER]:
         return [f"{MANIFEST} is not the one that {MARKER} vouches for"]
     manifest = json.loads(text)
     if manifest["version"] != VERSION:
         return [f"{MANIFEST} has format version {manifest['version']}; this trainkit reads version {VERSION}"]
     problems = []
-    for name, (size, checksum) in manifest["files"].items():
-        file = path / name
+    for name, (size, checksum) in list(manifest["files"].items())[share]:
         try:
-            found = digest(file)
+            found = digest(path / name)
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
             continue

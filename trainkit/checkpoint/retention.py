@@ -1,0 +1,42 @@
+"""Which checkpoints may go. Pure, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+
+from trainkit.checkpoint.manifest import committed, read_trainer, step_folder, steps
+
+
+def superseded(folder: Path, saved: int, keep: int, best: Path | None, damaged: Collection[int]) -> list[Path]:
+    """All checkpoints but the newest `keep` up to step `saved`, which is committed, and `best`.
+
+    `damaged` steps do not count as kept. One that is newer than `saved` was passed over when the run went on: it is
+    left for a person to look at, until the run saves that step again.
+    """
+    old = [step for step in steps(folder) if step <= saved]
+    good = [step for step in committed(folder) if step <= saved and step not in damaged]
+    kept = {step_folder(folder, step) for step in good[-keep:]} | {best}
+    return [path for path in (step_folder(folder, step) for step in old) if path not in kept]
+
+
+def best(folder: Path, metric: str, mode: str, damaged: Collection[int] = ()) -> Path | None:
+    """The checkpoint with the lowest (`mode` 'min') or highest `metric`; None if none was evaluated.
+
+    A checkpoint carries the newest evaluation before it. Of equals the oldest is therefore the one that was evaluated.
+    """
+    scores = {step: score(step_folder(folder, step), metric) for step in committed(folder) if step not in damaged}
+    known = {step: value for step, value in scores.items() if value is not None}
+    if not known:
+        return None
+    return step_folder(folder, (max if mode == "max" else min)(known, key=known.__getitem__))
+
+
+def score(path: Path, metric: str) -> float | None:
+    """`metric` of the checkpoint `path`; None if it has none, or not a finite one, or cannot be read any more."""
+    try:
+        value = read_trainer(path)["metrics"].get(metric)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return None
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

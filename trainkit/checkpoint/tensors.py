@@ -1,0 +1,168 @@
+"""Tensors to and from a folder, by torch.distributed.checkpoint. Imports it, so is imported where it is used only.
+
+Every file is digested while it is written, and is on the disk when it is closed: reading it again to digest it costs
+as much as half the write, and would miss what was damaged on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import RawIOBase
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.utils.serialization import config as serialization
+
+from trainkit.checkpoint.manifest import Digest
+
+Layout = dict[str, list[Any]]
+"""Of each tensor by its dotted name: dtype and global shape, as JSON holds them."""
+
+BLOCK = 1 << 20  # bytes; digested and written while it is in the processor's cache
+
+
+def write(folder: Path, state: Mapping[str, Any], rank: int, alone: bool) -> tuple[dict[str, Digest], Layout]:
+    """Write this rank's part of `state` (nested dict of tensors or DTensors), synced.
+
+    Returns the files it wrote and, on rank 0, the layout of the whole. Collective unless `alone`. If any rank failed,
+    it raises on those that did, and on no other.
+    """
+    layout(state)  # refuses what is no tensor
+    writer = _Writer(folder)
+    # torch's own checksum of a tensor is slower than the disk, and the whole file has one.
+    no_crc = serialization.patch("save.compute_crc32", False)  # type: ignore[attr-defined]  # made at import
+    with _quiet(), no_crc:
+        try:
+            save(dict(state), storage_writer=writer, no_dist=alone)
+        except CheckpointException as error:
+            _raise_own(error, rank, writer.files.error)
+    return writer.files.digests, writer.layout
+
+
+def read(folder: Path, state: dict[str, Any], rank: int, alone: bool) -> None:
+    """Read `folder` into the tensors of `state`, in place. Collective unless `alone`; raises as write() does."""
+    with _quiet():
+        try:
+            load(state, storage_reader=FileSystemReader(folder), no_dist=alone)
+        except CheckpointException as error:
+            _raise_own(error, rank, None)
+
+
+def layout(state: Mapping[str, Any], prefix: str = "") -> Layout:
+    """The layout of `state`. Raises TypeError for a value that is no tensor: small state goes to trainer.json."""
+    found: Layout = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            found |= layout(value, f"{prefix}{name}.")
+        elif isinstance(value, torch.Tensor):
+            found[f"{prefix}{name}"] = _entry(value.dtype, value.shape)
+        else:
+            raise TypeError(f"{prefix}{name} in the engine's state is {type(value).__name__}, not a tensor")
+    return found
+
+
+def _entry(dtype: torch.dtype, shape: torch.Size) -> list[Any]:
+    return [str(dtype).removeprefix("torch."), list(shape)]
+
+
+def _raise_own(error: CheckpointException, rank: int, local: BaseException | None) -> None:
+    """torch raises the faults of all ranks on every rank. Raise what failed on this one: `local` still has its cause,
+    which is lost on the way through the others."""
+    if local is not None:
+        raise local
+    if rank in error.failures:
+        raise error.failures[rank][0] from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns at every save that a single process is a single process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+class _Writer(FileSystemWriter):
+    """Knows afterwards which files it wrote and, on rank 0, what is in those of all ranks."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, sync_files=False)  # its files sync themselves
+        self.fs = self.files = _Files()
+        self.layout: Layout = {}
+
+    def finish(self, metadata: Metadata, results: Any) -> None:
+        for name, entry in metadata.state_dict_metadata.items():
+            if isinstance(entry, TensorStorageMetadata):
+                self.layout[name] = _entry(entry.properties.dtype, entry.size)
+        super().finish(metadata, results)
+
+
+class _Files(FileSystem):
+    """New files that are synced and digested; `error` is the first fault in writing one."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, Digest] = {}
+        self.error: BaseException | None = None
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        file = _File(Path(path))
+        try:
+            yield file
+            file.close()
+        except BaseException as error:
+            self.error = self.error or error
+            file.abandon()
+            raise
+        self.digests[Path(path).name] = file.digest()
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        super().rename(path, new_path)
+        self.digests[Path(new_path).name] = self.digests.pop(Path(path).name)
+
+
+class _File(RawIOBase):
+    """A new file, written from its beginning to its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._hash, self._size = xxhash.xxh3_128(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        whole = memoryview(data).cast("B")
+        done = 0
+        while done < len(whole):
+            block = whole[done : done + BLOCK]
+            written = self._file.write(block)
+            self._hash.update(block[:written])
+            done += written
+        self._size += done
+        return done
+
+    def tell(self) -> int:
+        return self._size
+
+    def close(self) -> None:
+        """Wait until everything is on the disk. Raises OSError if it cannot get there."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def abandon(self) -> None:
+        self._file.close()
+
+    def digest(self) -> Digest:
+        return Digest(self._size, self._hash.hexdigest())

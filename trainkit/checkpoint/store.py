@@ -105,6 +105,7 @@ class CheckpointStore:
         from trainkit.checkpoint import tensors
 
         rank, alone = self._world.rank, self._world.size == 1
+        self._agreed(lambda: tensors.layout(state))  # a rank that fails here must not leave the others in a collective
         mine, layout = self._agreed(lambda: tensors.write(writing, state, rank, alone))
         files = {name: digest for each in self._world.gather(mine) for name, digest in each.items()}
 
@@ -241,12 +242,9 @@ def reason(error: BaseException) -> str:
         errno.EDQUOT: "the disk quota is used up",
         errno.EROFS: "the disk is read-only",
     }
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno is not None:
-            where = f" ({cause.filename})" if cause.filename else ""
-            return plain.get(cause.errno, f"{os.strerror(cause.errno)}{where}")
-        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" ({error.filename})" if error.filename else ""
+        return plain.get(error.errno, f"{os.strerror(error.errno)}{where}")
     return str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}"
 
 

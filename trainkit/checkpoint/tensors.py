@@ -34,10 +34,9 @@ BLOCK = 1 << 20  # bytes; digested and written while it is in the processor's ca
 def write(folder: Path, state: Mapping[str, Any], rank: int, alone: bool) -> tuple[dict[str, Digest], Layout]:
     """Write this rank's part of `state` (nested dict of tensors or DTensors), synced.
 
-    Returns the files it wrote and, on rank 0, the layout of the whole. Collective unless `alone`. If any rank failed,
-    it raises on those that did, and on no other.
+    Returns the files it wrote and, on rank 0, the layout of the whole. Collective unless `alone`: every rank has to
+    come here, with a state that layout() takes. If any rank fails in it, it raises on those that did, and on no other.
     """
-    layout(state)  # refuses what is no tensor
     writer = _Writer(folder)
     # torch's own checksum of a tensor is slower than the disk, and the whole file has one.
     no_crc = serialization.patch("save.compute_crc32", False)  # type: ignore[attr-defined]  # made at import
@@ -76,8 +75,7 @@ def _entry(dtype: torch.dtype, shape: torch.Size) -> list[Any]:
 
 
 def _raise_own(error: CheckpointException, rank: int, local: BaseException | None) -> None:
-    """torch raises the faults of all ranks on every rank. Raise what failed on this one: `local` still has its cause,
-    which is lost on the way through the others."""
+    """torch raises the faults of all ranks on every rank. Raise what failed on this one, best as `local` saw it."""
     if local is not None:
         raise local
     if rank in error.failures:
@@ -121,7 +119,7 @@ class _Files(FileSystem):
             yield file
             file.close()
         except BaseException as error:
-            self.error = self.error or error
+            self.error = self.error or file.error or error
             file.abandon()
             raise
         self.digests[Path(path).name] = file.digest()
@@ -132,11 +130,13 @@ class _Files(FileSystem):
 
 
 class _File(RawIOBase):
-    """A new file, written from its beginning to its end."""
+    """A new file, written from its beginning to its end. `error` is its first fault: torch's zip writer turns that
+    into one of its own, which no longer says that the disk is full."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb", buffering=0)
         self._hash, self._size = xxhash.xxh3_128(), 0
+        self.error: OSError | None = None
 
     def writable(self) -> bool:
         return True
@@ -146,7 +146,11 @@ class _File(RawIOBase):
         done = 0
         while done < len(whole):
             block = whole[done : done + BLOCK]
-            written = self._file.write(block)
+            try:
+                written = self._file.write(block)
+            except OSError as error:
+                self.error = self.error or error
+                raise
             self._hash.update(block[:written])
             done += written
         self._size += done

@@ -1,0 +1,133 @@
+"""Which checkpoints stay: the newest, the best, and everything until a newer one is sure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.checkpoint.samples import damage, saved, state, store_in, trainer
+from trainkit.checkpoint.manifest import commit, steps
+from trainkit.checkpoint.retention import best, superseded
+
+SCORES = {1: 0.9, 2: 0.2, 3: 0.5, 4: 0.5, 5: 0.7}
+
+
+def scored(folder: Path, scores: dict[int, float | None]) -> None:
+    """Committed folders with nothing but a metric in them."""
+    for step, value in scores.items():
+        writing = folder / "w"
+        writing.mkdir(parents=True)
+        metrics = {} if value is None else {"eval_loss": value}
+        (writing / "trainer.json").write_text(json.dumps({"metrics": metrics}))
+        commit(writing, folder / f"step_{step}", {}, {"step": step})
+
+
+def step_of(path: Path | None) -> int | None:
+    return None if path is None else int(path.name.removeprefix("step_"))
+
+
+@given(every=st.sets(st.integers(0, 40), min_size=1), keep=st.integers(1, 5), data=st.data())
+def test_only_what_is_old_and_neither_new_enough_nor_best_goes(
+    every: set[int], keep: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("retention")
+    scored(folder, dict.fromkeys(every))
+    now = data.draw(st.sampled_from(sorted(every)))
+    damaged = data.draw(st.sets(st.sampled_from(sorted(every)))) - {now}
+    favourite = data.draw(st.none() | st.sampled_from(sorted(every - damaged)))
+    old = superseded(folder, now, keep, folder / f"step_{favourite}", damaged)
+    stays = every - {step_of(path) for path in old}
+    good = sorted(step for step in every if step <= now and step not in damaged)
+    assert now in stays
+    assert set(good[-keep:]) <= stays
+    assert favourite is None or favourite in stays
+    assert {step for step in every if step > now} <= stays
+    assert stays <= set(good[-keep:]) | {favourite} | {step for step in every if step > now}
+
+
+@pytest.mark.parametrize(("mode", "step"), [("min", 2), ("max", 1)])
+def test_the_best_is_the_lowest_or_the_highest(mode: str, step: int, tmp_path: Path) -> None:
+    scored(tmp_path, dict(SCORES))
+    assert step_of(best(tmp_path, "eval_loss", mode)) == step
+
+
+def test_of_equals_the_one_that_was_evaluated_is_the_best(tmp_path: Path) -> None:
+    """Evaluated every 10 steps and saved every 5: step 15 carries the evaluation of step 10."""
+    scored(tmp_path, {5: 0.9, 10: 0.4, 15: 0.4, 20: 0.6})
+    assert step_of(best(tmp_path, "eval_loss", "min")) == 10
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_no_number_is_not_the_best(mode: str, tmp_path: Path) -> None:
+    scored(tmp_path, {1: float("nan"), 2: 0.5, 3: float("inf"), 4: float("-inf"), 5: None})
+    assert step_of(best(tmp_path, "eval_loss", mode)) == 2
+    assert best(tmp_path, "eval_accuracy", mode) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"metrics": null}', '{"metrics": {"eval_loss": "low"}}'])
+def test_a_spoilt_score_is_none(text: str, tmp_path: Path) -> None:
+    scored(tmp_path, dict(SCORES))
+    (tmp_path / "step_2" / "trainer.json").write_text(text)
+    assert step_of(best(tmp_path, "eval_loss", "min")) == 3
+
+
+def test_a_run_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    for step, value in SCORES.items():
+        store.save(step, state(step), trainer(step, eval_loss=value))
+        store.prune(2, "eval_loss", "min")
+    assert steps(tmp_path) == [2, 4, 5]
+
+
+def test_nothing_goes_before_something_newer_stands(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2, 3)
+    store = store_in(tmp_path, attempt=2)
+    assert step_of(store.latest()) == 3
+    store.prune(1, None, "min")
+    assert steps(tmp_path) == [1, 2, 3]
+    store.save(4, state(4), trainer(4))
+    assert steps(tmp_path) == [1, 2, 3, 4]
+    store.prune(1, None, "min")
+    assert steps(tmp_path) == [4]
+
+
+def test_nothing_goes_if_the_newest_turns_out_damaged(tmp_path: Path) -> None:
+    said: list[str] = []
+    saved(tmp_path, 1, 2)
+    store = store_in(tmp_path, said=said)
+    store.save(3, state(3), trainer(3))
+    damage(tmp_path, 3, "__0_0.distcp")
+    store.prune(1, None, "min")
+    assert steps(tmp_path) == [1, 2, 3]
+    assert "__0_0.distcp" in said[0]
+
+
+def test_a_damaged_newer_one_does_not_count_as_kept(tmp_path: Path) -> None:
+    """Went on from 2 because 9 is damaged; keep=1 must not keep 9 and delete what was just saved."""
+    saved(tmp_path, 1, 2, 9)
+    damage(tmp_path, 9)
+    store = store_in(tmp_path, attempt=2)
+    assert step_of(store.latest()) == 2
+    store.save(3, state(3), trainer(3))
+    store.prune(1, None, "min")
+    assert steps(tmp_path) == [3, 9]
+    assert step_of(store.latest()) == 3
+
+
+def test_a_deletion_that_fails_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    saved(tmp_path, 1)
+    store = store_in(tmp_path, said=said)
+    store.save(2, state(2), trainer(2))
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    store.prune(1, None, "min")
+    assert "cannot be deleted: Permission denied" in said[0]
+    assert steps(tmp_path) == [1, 2]

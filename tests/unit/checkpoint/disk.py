@@ -48,7 +48,7 @@ class Disk:
         self._names.pop(path.stat().st_ino, None)
 
     def synced(self, fd: int) -> None:
-        self._sync(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        self._sync(Path(f"/proc/self/fd/{fd}").readlink())
 
     def _sync(self, path: Path) -> None:
         if path.is_dir():
@@ -94,9 +94,8 @@ class Disk:
             if path.is_file():
                 synced, now = self._data.get(path.stat().st_ino, b""), path.read_bytes()
                 if synced != now:
-                    (image / path.relative_to(self.root)).write_bytes(
-                        synced + now[len(synced) :][: int(part * len(now))]
-                    )
+                    late = now[len(synced) :]
+                    (image / path.relative_to(self.root)).write_bytes(synced + late[: int(part * len(late))])
 
 
 class _Raw(io.FileIO):
@@ -126,7 +125,7 @@ def watched(root: Path, see: See) -> Iterator[Disk]:
             return raw if buffering == 0 else io.TextIOWrapper(io.BufferedWriter(raw), write_through=True)
 
         def fsync(fd: int) -> None:
-            disk.before(f"fsync {Path(os.readlink(f'/proc/self/fd/{fd}')).name}")
+            disk.before(f"fsync {Path(f'/proc/self/fd/{fd}').readlink().name}")
             real_fsync(fd)
             disk.synced(fd)
 

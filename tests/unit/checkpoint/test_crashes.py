@@ -105,7 +105,8 @@ def test_a_save_in_which_any_operation_fails_says_so_and_harms_nothing(tmp_path:
     while True:
         failing += 1
         fault, expected = FAULTS[failing % len(FAULTS)]
-        root, done = tmp_path / str(failing), []
+        root = tmp_path / str(failing)
+        done: list[str] = []
         root.mkdir()
         store = store_in(prepare(root, 1), attempt=2)
 

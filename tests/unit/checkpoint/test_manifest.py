@@ -139,7 +139,7 @@ def test_a_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
 def test_a_file_on_the_disk_of_another_host_is_no_checkpoint(tmp_path: Path) -> None:
     writing = tmp_path / "w"
     writing.mkdir()
-    with pytest.raises(CheckpointError, match="checkpoint.dir"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.dir"):
         commit(writing, step_folder(tmp_path, 1), {"__1_0.distcp": Digest(10, "0")}, {})
     assert steps(tmp_path) == []
 

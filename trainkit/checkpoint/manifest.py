@@ -83,7 +83,6 @@ def commit(writing: Path, final: Path, files: Mapping[str, Digest], fields: Mapp
     listed = {name: [d.size, d.xxh3] for name, d in sorted(files.items())}
     text = json.dumps({"version": VERSION, **fields, "files": listed}, indent=1)
     write_synced(writing / MANIFEST, text)
-    sync_folder(writing)
     write_synced(writing / MARKER, xxhash.xxh3_128(text.encode()).hexdigest())
     sync_folder(writing)
     writing.rename(final)

@@ -78,12 +78,13 @@ def test_a_short_or_missing_file_is_found_and_named(name: str, kept: float | Non
     assert name in problem
 
 
-def test_a_file_that_grew_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [-1, 1])
+def test_another_size_is_told_in_bytes(change: int, tmp_path: Path) -> None:
     saved(tmp_path, 1)
-    with (step_folder(tmp_path, 1) / TRAINER).open("a") as f:
-        f.write(" ")
-    (problem,) = verify(step_folder(tmp_path, 1))
-    assert problem.startswith(f"{TRAINER} has ")
+    file = step_folder(tmp_path, 1) / TRAINER
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] if change < 0 else content + b" ")
+    assert verify(file.parent) == [f"{TRAINER} has {len(content) + change} bytes instead of {len(content)}"]
 
 
 def test_ranks_that_share_the_files_find_together_what_one_finds_alone(tmp_path: Path) -> None:

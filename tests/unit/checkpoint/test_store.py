@@ -65,6 +65,16 @@ def test_a_damaged_checkpoint_is_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_2"]
 
 
+def test_a_damaged_checkpoint_stays_for_a_look_until_it_is_replaced(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    damaged = damage(tmp_path, 2).read_bytes()
+    with pytest.raises(CheckpointError, match="no checkpoint is saved yet"):
+        store_in(tmp_path, attempt=2).save(2, state(2), {"progress": object()})
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith(".damaged-step_2.")
+    assert (aside / "trainer.json").read_bytes() == damaged
+
+
 def test_a_failed_save_frees_its_space_and_keeps_what_there_was(tmp_path: Path) -> None:
     store = saved(tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"TypeError.*JSON") as caught:

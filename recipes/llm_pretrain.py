@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from recipes import _corpus
 from recipes._hf import quiet
-from trainkit.cache import cache_folder
-from trainkit.errors import Problem
+from trainkit.cache import cache_folder, made_once
+from trainkit.errors import ConfigError, Problem
 from trainkit.protocols import Batch, Data, Say, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 END = "<|endoftext|>"
+T = TypeVar("T")
 
 # width, layers, heads, key/value heads, feed-forward width. From 1b on the shapes are those of published Llama models
 # (TinyLlama 1.1B; Llama 3.2 3B, Meta 2024; Llama 2 7B, arXiv:2307.09288); the smaller ones follow GPT-2's.
@@ -84,14 +85,7 @@ class LlmPretrain(Task):
         return self.width or width, self.layers or layers, own_heads, self.kv_heads or min(kv_heads, own_heads), inner
 
     def prepare(self, say: Say) -> None:
-        folder = self._cache()
-        if folder.exists():
-            return
-        writing = folder.with_name(f".{folder.name}-writing")
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
-        self._tokenize(writing, say)
-        writing.rename(folder)
+        made_once(self._cache(), lambda folder: self._tokenize(folder, say))
 
     def _cache(self) -> Path:
         key = hashlib.blake2b(f"{_corpus.fingerprint(self.corpus)} {self.vocab}".encode(), digest_size=8).hexdigest()
@@ -102,19 +96,22 @@ class LlmPretrain(Task):
 
         say(f"training a tokenizer of {self.vocab} entries on {self.corpus}")
         tokenizer = ByteLevelBPETokenizer()
-        texts = _corpus.documents(self.corpus)
+        texts = (text for text, _ in _corpus.pieces(self.corpus))
         tokenizer.train_from_iterator(texts, vocab_size=self.vocab, special_tokens=[END], show_progress=False)
         tokenizer.save(str(folder / "tokenizer.json"))
         end = tokenizer.token_to_id(END)
-        kind = np.uint16 if self.vocab <= 2**16 else np.uint32
         count = 0
         with (folder / "tokens.bin").open("wb") as file:
-            for texts in _chunks(_corpus.documents(self.corpus), 256):
-                for encoding in tokenizer.encode_batch(texts):
-                    ids = np.array([*encoding.ids, end], kind)
+            for some in _chunks(_corpus.pieces(self.corpus), 64):
+                for encoding, (_, last) in zip(tokenizer.encode_batch([text for text, _ in some]), some, strict=True):
+                    ids = np.array([*encoding.ids, end] if last else encoding.ids, self._kind())
                     file.write(ids.tobytes())
                     count += len(ids)
         say(f"  {count:,} tokens")
+
+    def _kind(self) -> type[np.uint16 | np.uint32]:
+        """The smallest type that holds every token."""
+        return np.uint16 if self.vocab <= 2**16 else np.uint32
 
     def build_model(self) -> nn.Module:
         from transformers import LlamaConfig, LlamaForCausalLM
@@ -137,11 +134,14 @@ class LlmPretrain(Task):
         return model
 
     def build_data(self) -> Data:
-        kind = np.uint16 if self.vocab <= 2**16 else np.uint32
-        tokens = np.memmap(self._cache() / "tokens.bin", dtype=kind, mode="r")
+        tokens = np.memmap(self._cache() / "tokens.bin", dtype=self._kind(), mode="r")
         windows = (len(tokens) - 1) // self.seq_len
-        held = max(1, round(windows * self.heldout))
-        cut = max(0, windows - held)
+        if windows < 2:
+            hint = (
+                f"one window of {self.seq_len} to train on and one to hold out; more text or a smaller recipe.seq_len"
+            )
+            raise ConfigError([Problem("recipe.corpus", self.corpus, f"holds {len(tokens)} tokens only", hint)])
+        cut = windows - max(1, round(windows * self.heldout))
         return Data(Windows(tokens, self.seq_len, 0, cut), Windows(tokens, self.seq_len, cut, windows))
 
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
@@ -154,7 +154,7 @@ class LlmPretrain(Task):
             return None
         tokenizer = self._tokenizer()
         asked: Any = tokenizer(self.sample_prompt, return_tensors="pt").to(next(model.parameters()).device)
-        length = min(40, self.seq_len - asked["input_ids"].shape[1])
+        length = max(1, min(40, self.seq_len - asked["input_ids"].shape[1]))
         generated: Any = model.generate(**asked, max_new_tokens=length, do_sample=False, use_cache=True)  # type: ignore[operator]
         return str(tokenizer.decode(generated[0], skip_special_tokens=True))
 
@@ -169,7 +169,9 @@ class LlmPretrain(Task):
         from transformers import PreTrainedTokenizerFast
 
         file = str(self._cache() / "tokenizer.json")
-        return PreTrainedTokenizerFast(tokenizer_file=file, bos_token=END, eos_token=END, pad_token=END)
+        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_file=file, bos_token=END, eos_token=END, pad_token=END
+        )
 
 
 class Windows:
@@ -190,12 +192,7 @@ class Windows:
         return Batch({"input_ids": rows[:, :-1]}, {"labels": rows[:, 1:]}, count, count)
 
 
-def _chunks(texts: Iterator[str], size: int) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
         yield chunk

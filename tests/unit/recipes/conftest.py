@@ -9,7 +9,7 @@ from torch import nn
 from recipes.llm_finetune import LlmFinetune, Lora
 
 LORA = Lora(r=4, alpha=8.0, dropout=0.0, targets="all-linear")
-FINETUNE = LlmFinetune(model="smollm2", data=None, lora=LORA, max_tokens=256, heldout=0.05, sample_prompt="Hello?")
+FINETUNE = LlmFinetune(model="smollm2", data=None, lora=LORA, max_tokens=512, heldout=0.06, sample_prompt="Hello?")
 
 
 @pytest.fixture(scope="session")

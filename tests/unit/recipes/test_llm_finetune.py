@@ -1,4 +1,4 @@
-"""Packing on the real model, the split, and the exported folders."""
+"""The recipe on the real model: what it trains on, what it refuses, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from recipes.llm_finetune import LlmFinetune, Packed
-from trainkit.data.plan import split
+from recipes import _chat, _smollm2
+from recipes._packing import Packed
+from recipes.llm_finetune import LlmFinetune, Lora
+from trainkit.errors import ConfigError, TrainkitError
 
 
 @pytest.fixture(scope="module")
@@ -28,45 +30,14 @@ def logits(model: nn.Module, packed: Packed, ids: list[int]) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_a_packed_example_is_computed_as_if_it_were_alone(smollm2: nn.Module, packed: Packed, training: bool) -> None:
-    smollm2.train(training)
-    ids = [3, 0, 5]
-    together = logits(smollm2, packed, ids)
-    alone = torch.cat([logits(smollm2, packed, [i]) for i in ids])
-    torch.testing.assert_close(
-        together, alone, rtol=1e-3, atol=1e-2
-    )  # a glance at a neighbour moves logits by whole units
-
-
-def test_an_example_does_not_see_its_neighbour(smollm2: nn.Module, packed: Packed) -> None:
-    last = packed.fetch([5]).targets["labels"].numel()
-    one, other = logits(smollm2, packed, [3, 5])[-last:], logits(smollm2, packed, [0, 5])[-last:]
-    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)  # a glance at a neighbour moves logits by whole units
-
-
-def test_labels_are_the_counted_tokens_and_the_loss_is_their_sum(
-    finetune: LlmFinetune, smollm2: nn.Module, packed: Packed
-) -> None:
-    ids = [1, 2, 4]
-    batch = packed.fetch(ids)
-    expected = [t for i in ids for t, c in zip(packed.examples[i].tokens, packed.examples[i].counted, strict=True) if c]
-    assert batch.targets["labels"].tolist() == expected
-    assert batch.weight == len(expected)
-    assert batch.tokens == sum(len(packed.examples[i].tokens) for i in ids)
-    whole = finetune.loss(smollm2(**batch.inputs), batch.targets)
-    parts = sum(finetune.loss(smollm2(**b.inputs), b.targets) for b in map(packed.fetch, [[1], [2], [4]]))
-    assert whole.item() == pytest.approx(float(parts), rel=1e-4)
-
-
 def test_the_default_data_is_split_without_overlap(finetune: LlmFinetune) -> None:
     data = finetune.build_data()
-    if data.heldout is None:
+    train, heldout = data.train, data.heldout
+    if not isinstance(train, Packed) or not isinstance(heldout, Packed):
         raise TypeError(data)
-    train, heldout = ({tuple(e.tokens) for e in s.examples} for s in (data.train, data.heldout))  # type: ignore[attr-defined]
-    assert not train & heldout
-    assert len(heldout) == pytest.approx(0.05 * (len(train) + len(heldout)), rel=0.5)
-    assert split(range(len(data.heldout)), 0, 1, 4)[0]
+    seen = [{tuple(p.fetch([i]).inputs["input_ids"][0].tolist()) for i in range(len(p))} for p in (train, heldout)]
+    assert not seen[0] & seen[1]
+    assert len(heldout) == round(0.06 * (len(train) + len(heldout)))
 
 
 def test_a_handful_of_own_conversations_is_enough(finetune: LlmFinetune, tmp_path: Path) -> None:
@@ -97,14 +68,11 @@ def test_the_exported_folders_load_without_trainkit(finetune: LlmFinetune, packe
     before = logits(model, packed, [0, 1])
     finetune.export(model, tmp_path / "model")
     merged: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    torch.testing.assert_close(
-        logits(merged.eval(), packed, [0]), before[: packed.fetch([0]).targets["labels"].numel()], rtol=1e-2, atol=1e-2
-    )
+    first = packed.fetch([0]).targets["labels"].numel()
+    torch.testing.assert_close(logits(merged.eval(), packed, [0]), before[:first], rtol=1e-2, atol=1e-2)
     base: Any = replace(finetune, lora=None).build_model()
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "model" / "adapter")).eval()
-    torch.testing.assert_close(
-        logits(adapted, packed, [0, 1]), before, rtol=1e-3, atol=1e-2
-    )  # a glance at a neighbour moves logits by whole units
+    torch.testing.assert_close(logits(adapted, packed, [0, 1]), before, rtol=1e-3, atol=1e-2)
     assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
 
 
@@ -117,6 +85,80 @@ def test_a_sample_leaves_training_as_it_was(finetune: LlmFinetune, smollm2: nn.M
     assert replace(finetune, sample_prompt=None).sample(smollm2) is None
 
 
-def test_a_model_that_is_not_there_is_refused(finetune: LlmFinetune) -> None:
-    (problem,) = replace(finetune, model="./nowhere").problems()
-    assert problem.key == "recipe.model"
+def test_the_adapter_begins_the_same_for_the_same_seed(finetune: LlmFinetune, smollm2: nn.Module) -> None:
+    torch.manual_seed(0)  # as the fixture
+    again = finetune.build_model()
+    first, second = ({n: p for n, p in m.named_parameters() if "lora_" in n} for m in (smollm2, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_base_model_without_a_chat_template_gets_a_plain_one_and_keeps_it(
+    finetune: LlmFinetune, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    base = tiny(tmp_path / "base")
+    task = replace(finetune, model=str(base), lora=None)
+    assert not task.problems()
+    tokenizer = task.tokenizer()
+    turn = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    (example,) = _chat.encode(_chat.render([turn], tokenizer), tokenizer)
+    assert tokenizer.decode(example.tokens.tolist()) == "user:\nHi\n\nassistant:\nHo<|im_end|>"
+    assert tokenizer.decode(example.tokens[example.counted].tolist()) == "Ho<|im_end|>"
+    task.export(task.build_model(), tmp_path / "model")
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template == tokenizer.chat_template
+
+
+def test_what_cannot_be_is_refused_by_name(finetune: LlmFinetune, tmp_path: Path) -> None:
+    assert not finetune.problems()
+    assert [p.key for p in replace(finetune, model="./nowhere").problems()] == ["recipe.model"]
+    assert [p.key for p in replace(finetune, model="runs/first/model").problems()] == ["recipe.model"]
+    assert [p.key for p in replace(finetune, model=str(tmp_path)).problems()] == ["recipe.model"]
+    assert [p.key for p in replace(finetune, heldout=2.5).problems()] == ["recipe.heldout"]
+    assert [p.key for p in replace(finetune, data=str(tmp_path / "no.jsonl")).problems()] == ["recipe.data"]
+    assert not replace(finetune, model="org/name").problems()  # the hub is asked when the run starts
+
+
+def test_nothing_left_to_train_on_is_refused(finetune: LlmFinetune, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "p", "completion": "c"}\n' * 3)
+    with pytest.raises(ConfigError, match=r"recipe\.heldout"):
+        replace(finetune, data=str(path)).build_data()
+
+
+def test_layers_that_the_model_does_not_have_are_refused(finetune: LlmFinetune, tmp_path: Path) -> None:
+    lora = Lora(r=4, alpha=8.0, dropout=0.0, targets=["nonsense"])
+    with pytest.raises(ConfigError, match=r"recipe\.lora\.targets.*nonsense"):
+        replace(finetune, model=str(tiny(tmp_path / "base")), lora=lora).build_model()
+
+
+def test_a_hub_id_that_the_hub_does_not_give_is_told_in_one_line(
+    finetune: LlmFinetune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(TrainkitError, match=r"recipe\.model=org/name: no folder here") as raised:
+        replace(finetune, model="org/name").prepare(lambda text: None)
+    assert "\n" not in str(raised.value)
+
+
+def tiny(folder: Path) -> Path:
+    """A random model of the same vocabulary, whose tokenizer has no chat template."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(_smollm2.converted())
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

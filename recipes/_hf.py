@@ -46,7 +46,8 @@ def download(key: str, model: str, say: Say) -> None:
         snapshot_download(model, allow_patterns=list(FILES))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise TrainkitError(f"{key}={model}: no folder here, and the hub does not give it: {reason}") from error
+        told = f"{key}={model}: no folder here, and the hub does not give it: {reason}"
+        raise TrainkitError(f"{told}\n    the model that needs no hub is {key}=smollm2") from error
 
 
 def location(model: str) -> str:

@@ -76,14 +76,22 @@ class LlmFinetune(Task):
         return _smollm2.problems_of("recipe.model", self.model)
 
     def _data_problems(self) -> Sequence[Problem]:
+        problems = []
         if self.heldout >= 1 and self.heldout != int(self.heldout):
             hint = "below 1 it is a fraction of the conversations, from 1 on their number"
-            return [Problem("recipe.heldout", self.heldout, "is neither a fraction nor a whole number", hint)]
+            problems.append(Problem("recipe.heldout", self.heldout, "is neither a fraction nor a whole number", hint))
         if self.data is not None:
-            return _chat.problems_of("recipe.data", Path(self.data).expanduser())
-        if importlib.util.find_spec("chatterbot_corpus") is None:
-            return [Problem("recipe.data", None, "the default data is not installed", "pip install 'trainkit[llm]'")]
-        return ()
+            problems += _chat.problems_of("recipe.data", Path(self.data).expanduser())
+        elif importlib.util.find_spec("chatterbot_corpus") is None:
+            hint = "pip install 'trainkit[llm]'"
+            problems.append(Problem("recipe.data", None, "the default data is not installed", hint))
+        if not problems and self.heldout >= 1 and self.heldout >= (count := len(self._conversations())):
+            hint = f"the data set holds {count} conversations"
+            problems.append(Problem("recipe.heldout", self.heldout, "leaves nothing to train on", hint))
+        return problems
+
+    def _conversations(self) -> list[_chat.Messages]:
+        return _chat.corpus() if self.data is None else _chat.read_jsonl(Path(self.data).expanduser())[0]
 
     def prepare(self, say: Say) -> None:
         if self.model == DEFAULT_MODEL:
@@ -109,11 +117,10 @@ class LlmFinetune(Task):
         return model if self.lora is None else _adapted(model, self.lora)
 
     def build_data(self) -> Data:
-        path = None if self.data is None else Path(self.data).expanduser()
-        conversations = _chat.corpus() if path is None else _chat.read_jsonl(path)[0]
+        conversations = self._conversations()
         held = _chat.held_out(conversations, self.heldout)
         if all(held):
-            hint = f"there are {len(conversations)} conversations"
+            hint = "equal conversations are held out together"
             raise ConfigError([Problem("recipe.heldout", self.heldout, "leaves nothing to train on", hint)])
         texts = list(zip(_chat.render(conversations, self.tokenizer()), held, strict=True))
         train, heldout = (self._encode([text for text, h in texts if h is wanted]) for wanted in (False, True))

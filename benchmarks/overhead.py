@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -47,9 +46,7 @@ Y = torch.randint(0, CLASSES, (SAMPLES,), generator=_generator)
 
 def make_model() -> nn.Module:
     torch.manual_seed(SEED)
-    return nn.Sequential(
-        nn.Linear(FEATURES, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, CLASSES)
-    )
+    return nn.Sequential(nn.Linear(FEATURES, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, CLASSES))
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -217,7 +214,9 @@ def trainkit(steps: int) -> float:
     from trainkit.schedule.constant import Constant
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = make(folder, task=SmallTask(), steps=steps, global_batch=BATCH, micro_batch=None, seed=SEED, clip_norm=CLIP)
+        settings = make(
+            folder, task=SmallTask(), steps=steps, global_batch=BATCH, micro_batch=None, seed=SEED, clip_norm=CLIP
+        )
         object.__setattr__(settings, "optimizer", AdamW(lr=LR, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1))
         object.__setattr__(settings, "schedule", Constant(warmup=0))
         run = RunFolder(Path(folder))

@@ -24,6 +24,7 @@ import time
 import uuid
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from trainkit import main as rank
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
@@ -99,7 +100,7 @@ def report(folder: RunFolder, attempt: int, failed: int, exit_code: int) -> int:
     """
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        cause = {
+        cause: dict[str, Any] = {
             "rank": failed,
             "host": socket.gethostname(),
             "time": time.time(),

@@ -29,19 +29,23 @@ class MetricLog:
 
     def train_row(self, row: dict[str, Any], loss_sum: Tensor, weight: float, norm: Tensor) -> None:
         """Log `row` with the loss and gradient norm of the whole global batch. Collective: every rank calls it."""
-        loss = self._world.reduce(loss_sum.detach().float().clone()) / weight if weight else loss_sum * 0.0
+        loss_sum = self._world.reduce(loss_sum)
         if self._fd is None:
             return
-        if loss.device.type == "cpu":
-            row["loss"], row["grad_norm"] = loss.item(), norm.item()
-            self.row(row)
+        row["loss"] = 1.0 / weight if weight else 0.0  # times the sum, which may still be on its way
+        if loss_sum.device.type == "cpu":
+            self._complete(row, loss_sum.item(), norm.item())
             return
         self.flush()
-        arrived = torch.cuda.Event()
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         held = torch.empty(2, pin_memory=True)
-        held.copy_(torch.stack([loss, norm.float()]), non_blocking=True)
+        held.copy_(torch.stack([loss_sum.float(), norm.float()]), non_blocking=True)
         arrived.record()
         self._held = (row, held, arrived)
+
+    def _complete(self, row: dict[str, Any], loss_sum: float, norm: float) -> None:
+        row["loss"], row["grad_norm"] = row["loss"] * loss_sum, norm
+        self.row(row)
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Log one row as it is."""
@@ -54,8 +58,7 @@ class MetricLog:
             row, held, arrived = self._held
             self._held = None
             arrived.synchronize()
-            row["loss"], row["grad_norm"] = held.tolist()
-            self.row(row)
+            self._complete(row, *held.tolist())
 
     def close(self) -> None:
         self.flush()

@@ -181,11 +181,20 @@ class Cluster:
 class World(Protocol):
     """This rank's place. Data-parallel axis: dp_rank of dp_size ranks read different samples."""
 
-    rank: int
-    size: int
-    device: torch.device
-    dp_rank: int
-    dp_size: int
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dp_rank(self) -> int: ...
+
+    @property
+    def dp_size(self) -> int: ...
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over the data-parallel ranks; host memory, no device sync. Collective."""

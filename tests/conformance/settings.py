@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainkit.tracker.none import NoTracker
-
 from tests.conformance.decoder import DecoderTask
 from trainkit.launcher.local import Local as LocalLauncher
 from trainkit.optimizer.adamw import AdamW
@@ -14,6 +12,7 @@ from trainkit.schedule.cosine import Cosine
 from trainkit.settings import Checkpoint, DataSettings, Run, Settings, Train
 from trainkit.strategy.ddp import Ddp
 from trainkit.strategy.local import Local
+from trainkit.tracker.none import NoTracker
 
 STRATEGIES: dict[str, Strategy] = {"local": Local(), "ddp": Ddp(bucket_cap_mb=0.02, timeout_s=60)}
 
@@ -44,6 +43,7 @@ def make(
     checkpoint: dict[str, Any] | None = None,
     resume: Any = "auto",
     workers: int = 0,
+    ledger: bool = True,
     **train: Any,
 ) -> Settings:
     return Settings(
@@ -52,7 +52,7 @@ def make(
         resume=resume,
         train=Train(**(TRAIN | train)),
         checkpoint=Checkpoint(**(CHECKPOINT | (checkpoint or {}))),
-        data=DataSettings(ledger=True, workers=workers),
+        data=DataSettings(ledger=ledger, workers=workers),
         optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
         schedule=Cosine(warmup=3, floor=0.1),
         strategy=STRATEGIES[strategy],

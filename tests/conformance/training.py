@@ -29,9 +29,8 @@ class StopsAt:
 
     def __new__(cls, task: Any, fetch: int) -> Any:
         data = task.build_data()
-        kind = type(
-            "Stopping", (type(task),), {"build_data": lambda self: type(data)(_Stopping(data.train, fetch), data.heldout)}
-        )
+        stopping_data = type(data)(_Stopping(data.train, fetch), data.heldout)
+        kind = type("Stopping", (type(task),), {"build_data": lambda self: stopping_data})
         stopping = object.__new__(kind)
         for name, value in vars(task).items():
             object.__setattr__(stopping, name, value)

@@ -17,19 +17,15 @@ _ROUNDS = 6
 _MASK = (1 << 64) - 1
 
 
-def mix(value: int) -> int:
-    """splitmix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): 64 well-mixed bits of `value`."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
-
-
 def derive(*parts: int) -> int:
-    """One 63-bit seed from several whole numbers, e.g. (seed, step, rank)."""
+    """One 63-bit seed from several whole numbers, e.g. (seed, step, rank): each is stirred in by splitmix64's finaliser
+    (Steele, Lea and Flood, OOPSLA 2014)."""
     value = 0
     for part in parts:
-        value = mix(value ^ (part & _MASK))
+        value = ((value ^ part) + 0x9E3779B97F4A7C15) & _MASK
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+        value ^= value >> 31
     return value >> 1
 
 
@@ -42,6 +38,8 @@ class Order:
 
     def ids(self, start: int, stop: int) -> NDArray[np.int64]:
         """Sample ids at the positions [start, stop); position p lies in epoch p // size."""
+        if start == stop:
+            return np.empty(0, np.int64)
         positions = np.arange(start, stop, dtype=np.uint64)
         epochs, index = np.divmod(positions, np.uint64(self.size))
         first, last = start // self.size, (stop - 1) // self.size

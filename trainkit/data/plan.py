@@ -9,10 +9,12 @@ that counts nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trainkit.data.order import Order
+
+BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,19 @@ class Plan:
     rank: int
     ranks: int
 
-    def at(self, samples: int) -> Step:
-        """The step that starts after `samples` consumed samples."""
-        epoch_end = (samples // self.order.size + 1) * self.order.size
-        stop = min(samples + self.global_batch, epoch_end)
-        ids = self.order.ids(samples, stop).tolist()
-        return Step(*split(ids, self.rank, self.ranks, self.micro_batch), stop)
+    def steps(self, samples: int, count: int) -> Iterator[Step]:
+        """The `count` steps after `samples` consumed samples. Ids are worked out a block ahead: one pass of the
+        permutation over many is hardly dearer than over few. A block ends with its epoch, as a step does."""
+        first, block = samples, self.order.ids(samples, samples)
+        for _ in range(count):
+            epoch_end = (samples // self.order.size + 1) * self.order.size
+            stop = min(samples + self.global_batch, epoch_end)
+            if stop - first > len(block):
+                ahead = min(samples + max(BLOCK, self.global_batch), epoch_end)
+                first, block = samples, self.order.ids(samples, ahead)
+            ids = block[samples - first : stop - first].tolist()
+            yield Step(*split(ids, self.rank, self.ranks, self.micro_batch), stop)
+            samples = stop
 
     def total_steps(self, steps: int | None, epochs: float | None) -> int:
         """Optimizer steps of the whole run, from whichever of the two is set."""

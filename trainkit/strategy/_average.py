@@ -16,7 +16,7 @@ class Average:
     holds, under the model's own parameter names."""
 
     def __init__(self, named: Sequence[tuple[str, nn.Parameter]], decay: float) -> None:
-        self._blend = get_ema_multi_avg_fn(decay)
+        self._blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.weights = [p for _, p in named]
         self.state: dict[str, Tensor] = {name: p.detach().clone() for name, p in named}
 

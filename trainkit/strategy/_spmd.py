@@ -32,7 +32,7 @@ def build_model(training: Training, world: World) -> nn.Module:
     model = training.task.build_model().to(world.device)
     if training.activation_checkpointing:
         for block in training.task.blocks(model):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if training.compile:
         model.compile()
     return model.train()
@@ -76,7 +76,7 @@ class SpmdEngine:
     def _backward(self, batch: Batch, scale: float) -> Tensor:
         loss = self._loss(batch.to(self.world.device))
         counted = scale if batch.weight else 0.0
-        (loss * counted).backward()  # type: ignore[no-untyped-call]
+        (loss * counted).backward()
         return loss.detach() if batch.weight else torch.zeros_like(loss)
 
     def update(self, lr: float) -> Tensor:

@@ -25,23 +25,28 @@ def test_ranks_share_a_batch_without_loss_or_overlap(n: int, ranks: int, micro_b
 @given(size=st.integers(1, 80), batch=st.integers(1, 30), epochs=st.integers(1, 3))
 def test_an_epoch_trains_every_sample_once_and_ends_with_a_short_batch(size: int, batch: int, epochs: int) -> None:
     plan = Plan(Order(size, 0), batch, None, 0, 1)
-    samples, seen, steps = 0, [], 0
-    while samples < size * epochs:
-        step = plan.at(samples)
-        seen += [i for m in step.micro_batches for i in m]
-        samples, steps = step.samples, steps + 1
-    assert steps == plan.total_steps(None, float(epochs))
+    steps = list(plan.steps(0, plan.total_steps(None, float(epochs))))
+    seen = [i for step in steps for m in step.micro_batches for i in m]
+    assert steps[-1].samples == size * epochs == len(seen)
     for epoch in range(epochs):
         assert sorted(seen[epoch * size : (epoch + 1) * size]) == list(range(size))
 
 
 @given(size=st.integers(1, 80), batch=st.integers(1, 30), at=st.integers(0, 200), ranks=ranks)
 def test_the_global_batch_does_not_depend_on_the_rank_count(size: int, batch: int, at: int, ranks: int) -> None:
-    alone = Plan(Order(size, 1), batch, None, 0, 1).at(at)
-    together = [Plan(Order(size, 1), batch, 3, r, ranks).at(at) for r in range(ranks)]
+    (alone,) = Plan(Order(size, 1), batch, None, 0, 1).steps(at, 1)
+    together = [next(Plan(Order(size, 1), batch, 3, r, ranks).steps(at, 1)) for r in range(ranks)]
     ids = [i for s in together for m, k in zip(s.micro_batches, s.real, strict=True) if k for i in m]
     assert ids == alone.micro_batches[0]
     assert {s.samples for s in together} == {alone.samples}
+
+
+@given(size=st.integers(1, 9000), batch=st.integers(1, 5000), cut=st.integers(0, 12))
+def test_a_resumed_plan_goes_on_as_if_nothing_had_been(size: int, batch: int, cut: int) -> None:
+    plan = Plan(Order(size, 2), batch, None, 0, 1)
+    whole = list(plan.steps(0, 15))
+    position = whole[cut - 1].samples if cut else 0
+    assert list(plan.steps(position, 15 - cut)) == whole[cut:]
 
 
 def test_total_steps_of_a_broken_number_of_epochs() -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console as Rich
+from rich.markup import escape
 
 from trainkit import __version__
 from trainkit.console import Console, screen, summarise, table
@@ -43,7 +44,9 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
     exit code."""
     folder, rich = RunFolder(Path(settings.run.dir)), screen()
     if finished(folder, config):
-        rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({folder.root})")
+        rich.print(
+            f"this run is done; to train on, give it more steps, or another run.dir ({escape(str(folder.root))})"
+        )
         show(rich, folder, json.loads(folder.summary.read_text()), words)
         return EXIT_DONE
     folder.root.mkdir(parents=True, exist_ok=True)

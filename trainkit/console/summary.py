@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from trainkit.checkpoint.manifest import committed, step_folder
 from trainkit.console.live import duration, quantity
@@ -49,43 +51,45 @@ def _metrics(row: dict[str, Any]) -> dict[str, float]:
 
 def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
     """The closing table; `following` is the next command to type."""
-    grid = Table(
-        title=f"{folder.root.name}: {summary['status']}", title_justify="left", show_header=False, min_width=60
-    )
+    title = Text(f"{folder.root.name}: {summary['status']}", style="table.title")
+    grid = Table(title=title, title_justify="left", show_header=False, min_width=60)
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
+    for name, text in _rows(summary, folder):
+        grid.add_row(name, Text(text))  # as it is: what a model said may look like markup
+    grid.add_row("next", Text(following))
+    return grid
+
+
+def _rows(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str]]:
     total = f" of {summary['total_steps']}" if summary["total_steps"] else ""
-    grid.add_row("steps", f"{summary['step']}{total}, {summary['samples']} samples")
+    yield "steps", f"{summary['step']}{total}, {summary['samples']} samples"
     before, after = summary["eval_before"], summary["eval_after"]
     if before and after:
         for key, value in after.items():
             first = before.get(key)  # a recipe may have learnt another metric since
             change = f"{value:.4f}" if first is None else f"{first:.4f} -> {value:.4f}{_verdict(key, first, value)}"
-            grid.add_row(key.replace("eval_", "held-out "), change)
+            yield key.replace("eval_", "held-out "), change
     elif summary["loss"] is not None:
-        grid.add_row("loss", f"{summary['loss']:.4f}")
+        yield "loss", f"{summary['loss']:.4f}"
     if summary["sample_before"] and summary["sample_after"]:
-        grid.add_row("sample before", summary["sample_before"])
-        grid.add_row("sample after", summary["sample_after"])
+        yield "sample before", summary["sample_before"]
+        yield "sample after", summary["sample_after"]
     if summary["tokens_per_second"]:
-        grid.add_row("speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)")
-        grid.add_row("memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most")
-    grid.add_row("time", duration(summary["seconds"]))
+        yield "speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)"
+        yield "memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most"
+    yield "time", duration(summary["seconds"])
     if summary["checkpoints"]:
         more = f" and {len(summary['checkpoints']) - 1} before it" if len(summary["checkpoints"]) > 1 else ""
-        grid.add_row("checkpoint", f"{summary['checkpoints'][-1]}{more}")
+        yield "checkpoint", f"{summary['checkpoints'][-1]}{more}"
     if summary["model"]:
-        grid.add_row("model", summary["model"])
-    grid.add_row("run folder", str(folder.root))
+        yield "model", summary["model"]
+    yield "run folder", str(folder.root)
     if summary["tracker"]:
-        grid.add_row("tracker", summary["tracker"])
+        yield "tracker", summary["tracker"]
     if summary["tracker_trouble"]:
         sync = shlex.join(["python", "-m", "trainkit", "mlflow", "sync", str(folder.root)])
-        grid.add_row(
-            "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later: {sync}"
-        )
-    grid.add_row("next", following)
-    return grid
+        yield "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later: {sync}"
 
 
 def _verdict(key: str, before: float, after: float) -> str:

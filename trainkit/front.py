@@ -44,9 +44,8 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
     exit code."""
     folder, rich = RunFolder(Path(settings.run.dir)), screen()
     if finished(folder, config):
-        rich.print(
-            f"this run is done; to train on, give it more steps, or another run.dir ({escape(str(folder.root))})"
-        )
+        where = escape(str(folder.root))
+        rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({where})")
         show(rich, folder, json.loads(folder.summary.read_text()), words)
         return EXIT_DONE
     folder.root.mkdir(parents=True, exist_ok=True)

@@ -7,16 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.conftest import until
 from trainkit.protocols import RunInfo
 from trainkit.runfolder import RunFolder, append_line
 from trainkit.tracker.mlflow import Mlflow
@@ -76,15 +76,6 @@ def seen(uri: str, root: Path) -> Seen:
 
 def losses(*steps: int) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in rows(*steps)]
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
-    """Wait for `condition`; fail with `what` if it does not come."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(what)
-        time.sleep(0.05)
 
 
 class Server:

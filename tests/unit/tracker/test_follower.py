@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.tracker.conftest import Server, info, losses, seen, until, write
+from tests.unit.conftest import until
+from tests.unit.tracker.conftest import Server, info, losses, seen, write
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo
 from trainkit.runfolder import RunFolder, read_lines, truncate_after

@@ -9,7 +9,6 @@ a slow terminal nor a tracker that is down can hold up a step.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import signal
 import socket
@@ -29,14 +28,13 @@ from trainkit.console import Console, screen, summarise, table
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
+from trainkit.secrets import shown
 from trainkit.settings import Settings
 from trainkit.tracker.follower import Follower, Status
 
 POLL_S = 0.1
 FLUSH_S = 30.0  # how long the end of a run waits for rows that are still on their way to the tracker
 STATUS = {EXIT_DONE: "done", EXIT_STOPPED: "stopped", EXIT_CONFIG: "refused"}
-SECRET = re.compile(r"(^|[._-])(passw(or)?d|secrets?|token|(api|access|private)_?key|credentials?)($|[._-])")
-LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # of a URL: postgresql://name:password@host
 
 
 def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:
@@ -157,7 +155,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         if isinstance(value, Mapping):
             yield from flat(value, f"{key}.")
         else:
-            yield key, "(not shown)" if SECRET.search(key.lower()) else LOGIN.sub("(not shown)", str(value))
+            yield key, shown(key, value)
 
 
 def git_commit() -> str | None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.tracker.conftest import info, losses, rows, seen
 from trainkit.protocols import TrackerSession
-from trainkit.tracker.mlflow import MOST_METRICS, Mlflow
+from trainkit.tracker.mlflow import MOST_METRICS, Mlflow, MlflowSession
 
 
 def opened(uri: str, root: Path, attempt: int = 1, **params: str) -> TrackerSession:
@@ -84,11 +84,21 @@ def test_another_store_gets_a_run_of_its_own(database: str, tmp_path: Path) -> N
     assert json.loads((root / "mlflow.json").read_text())["run_id"] not in ("of-another-server", "0" * 32)
 
 
-def test_the_way_to_look_can_be_pasted_into_a_shell(tmp_path: Path, database: str) -> None:
-    session = opened(database, tmp_path / "look")
-    assert shlex.split(session.where()) == ["mlflow", "ui", "--backend-store-uri", database]
-    object.__setattr__(session, "_uri", "sqlite:////a place/mlflow.db")
-    assert shlex.split(session.where())[-1] == "sqlite:////a place/mlflow.db"
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("sqlite:////a place/x.db", ["mlflow", "ui", "--backend-store-uri", "sqlite:////a place/x.db"]),
+        ("http://h:5000", ["http://h:5000/#/experiments/3/runs/abc"]),
+        ("postgresql://me:pass@h/db", ["mlflow", "ui", "--backend-store-uri", "postgresql://(not shown)@h/db"]),
+    ],
+)
+def test_the_way_to_look_can_be_pasted_into_a_shell_and_holds_no_password(uri: str, told: list[str]) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run, RunData, RunInfo
+
+    about = RunInfo("abc", "3", "me", "RUNNING", 0, None, "active")
+    session = MlflowSession(MlflowClient("http://127.0.0.1:1"), Run(about, RunData()), uri)
+    assert shlex.split(session.where()) == told
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ def test_rows_come_every_log_every_steps_at_evaluations_and_at_the_end(tmp_path:
 
 
 def test_without_held_out_data_nothing_is_evaluated(tmp_path: Path) -> None:
-    assert trainer(tmp_path, Line(heldout=False), steps=3, eval_every=1).fit() == "done"
-    assert logged(tmp_path) == [1, 2, 3]
+    assert trainer(tmp_path, Line(heldout=False), steps=3, log_every=2, eval_every=1).fit() == "done"
+    assert logged(tmp_path) == [2, 3]
     assert logged(tmp_path, "eval_loss") == []
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
 from trainkit.console import screen
@@ -16,6 +18,12 @@ for _ in range(3):
 print("a recipe's own", flush=True)
 sys.stderr.write("reached the end")
 """
+
+
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"], autouse=True)
+def where_a_write_fails(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, or when the buffer is flushed."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
 
 
 def test_a_closed_pipe_does_not_end_the_front() -> None:

@@ -42,13 +42,14 @@ def info(root: Path, attempt: int = 1, **params: str) -> RunInfo:
     return RunInfo(folder=root, name=root.name, params=params, tags={"trainkit.attempt": str(attempt)})
 
 
-def rows(*steps: int) -> list[dict[str, Any]]:
-    return [{"step": s, "samples": 4 * s, "loss": 1 / (1 + s), "time": 1e9 + s} for s in steps]
+def rows(*steps: int, attempt: int = 1) -> list[dict[str, Any]]:
+    """A step that is trained again gives the same loss at another time."""
+    return [{"step": s, "samples": 4 * s, "loss": 1 / (1 + s), "time": 1e9 * attempt + s} for s in steps]
 
 
-def write(root: Path, *steps: int) -> None:
+def write(root: Path, *steps: int, attempt: int = 1) -> None:
     """What training does: append rows to the run folder."""
-    for row in rows(*steps):
+    for row in rows(*steps, attempt=attempt):
         append_line(RunFolder(root).metrics, row)
 
 

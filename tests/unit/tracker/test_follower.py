@@ -91,7 +91,7 @@ def test_a_resumed_run_sends_what_is_new(database: str, tmp_path: Path) -> None:
     second.start()
     until(lambda: second.where is not None, "the run is opened")
     truncate_after(RunFolder(root).metrics, 2)
-    write(root, 3, 4, 5)
+    write(root, 3, 4, 5, attempt=2)
     assert second.finish("FINISHED", 30) == 0
     assert seen(database, root).history == losses(0, 1, 2, 3, 4, 5)
 

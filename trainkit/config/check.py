@@ -119,9 +119,9 @@ def _folder(settings: Settings) -> Iterator[Problem]:
             f"{run.root} holds checkpoints up to step {saved[-1]}",
             "choose another run.dir, or resume=auto to go on",
         )
-    if run.config.exists():
-        yield from _other_recipe(settings, run.config)
-    if saved and settings.resume != "never":
+    other = [*_other_recipe(settings, run.config)] if run.config.exists() else []
+    yield from other
+    if saved and not other and settings.resume != "never":
         folder = run.checkpoints(settings.checkpoint.dir)
         yield from _other_checkpoint(settings, step_folder(folder, saved[-1]) / MANIFEST)
 

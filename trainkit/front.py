@@ -9,6 +9,7 @@ a slow terminal nor a tracker that is down can hold up a step.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import socket
@@ -23,29 +24,32 @@ import yaml
 from rich.console import Console as Rich
 
 from trainkit import __version__
-from trainkit.console import Console, summarise, table
+from trainkit.console import Console, screen, summarise, table
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
-from trainkit.runfolder import RunFolder, read_lines, replace_text
+from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
 from trainkit.settings import Settings
 from trainkit.tracker.follower import Follower, Status
 
 POLL_S = 0.1
 FLUSH_S = 30.0  # how long the end of a run waits for rows that are still on their way to the tracker
 STATUS = {EXIT_DONE: "done", EXIT_STOPPED: "stopped", EXIT_CONFIG: "refused"}
-SECRETS = ("password", "passwd", "secret", "token_", "_token", "api_key", "apikey", "credential")
+SECRET = re.compile(r"(^|[._-])(passw(or)?d|secrets?|token|(api|access|private)_?key|credentials?)($|[._-])")
+LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # of a URL: postgresql://name:password@host
 
 
 def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:
     """Start the run, follow it to its end, and say how it went. `words` are those of the command line. Returns the
     exit code."""
-    folder, rich = RunFolder(Path(settings.run.dir)), Rich()
+    folder, rich = RunFolder(Path(settings.run.dir)), screen()
     if finished(folder, config):
         rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({folder.root})")
         show(rich, folder, json.loads(folder.summary.read_text()), words)
         return EXIT_DONE
     folder.root.mkdir(parents=True, exist_ok=True)
     attempt = folder.next_attempt()
+    folder.summary.unlink(missing_ok=True)  # it would pass for this attempt's, if that is killed
+    drop_torn_line(folder.events)
     replace_text(folder.config, yaml.safe_dump(config, sort_keys=False))
     follower = Follower(settings.tracker, info(folder, settings, cluster, attempt, config))
     follower.start()
@@ -58,7 +62,8 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
     folder.event("end", step=step, status=status, exit_code=code, seconds=round(time.time() - begin, 1))
     console.close()
     unsent = follower.finish(tracker_status(code), FLUSH_S)
-    summary = summarise(folder, folder.checkpoints(settings.checkpoint.dir), status, unsent, follower.where)
+    summary = summarise(folder, folder.checkpoints(settings.checkpoint.dir), status, follower.where)
+    summary |= {"unsent_rows": unsent, "tracker_trouble": follower.trouble}
     replace_text(folder.summary, json.dumps(summary, indent=1))
     show(rich, folder, summary, words)
     return code if code in STATUS else 1
@@ -150,7 +155,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         if isinstance(value, Mapping):
             yield from flat(value, f"{key}.")
         else:
-            yield key, "(not shown)" if any(word in key.lower() for word in SECRETS) else str(value)
+            yield key, "(not shown)" if SECRET.search(key.lower()) else LOGIN.sub("(not shown)", str(value))
 
 
 def git_commit() -> str | None:

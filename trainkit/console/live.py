@@ -28,7 +28,7 @@ class Console:
         self._rich, self._since, self._spoke = rich, time.time(), 0.0
         self._metrics, self._events = Tail(folder.metrics), Tail(folder.events)
         self._log = Tail(folder.logs(attempt) / "rank_0.log")
-        self._total = 0
+        self._total, self._start_step, self._start_time = 0, 0, self._since
         self._first_eval: float | None = None
         self._bar = _bar(rich) if rich.is_terminal else None
         self._task = self._bar.add_task("starting", total=None, shown="") if self._bar else None
@@ -36,7 +36,7 @@ class Console:
             self._bar.start()
 
     def refresh(self) -> None:
-        """Draw what came in. A terminal that is gone is no fault of the run."""
+        """Draw what came in."""
         try:
             for line in self._log.lines():
                 self._say(f"[dim]{escape(line)}[/dim]")
@@ -46,8 +46,8 @@ class Console:
             for row in self._metrics.rows():
                 if row["time"] >= self._since:
                     self._row(row)
-        except (BrokenPipeError, OSError):
-            self._bar = None
+        except OSError:
+            return  # a shared disk that does not answer now: the next call reads on
 
     def say(self, text: str) -> None:
         """A line of the front's own."""

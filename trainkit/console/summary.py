@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from trainkit.console.live import duration, quantity
 from trainkit.runfolder import RunFolder, read_lines
 
 
-def summarise(folder: RunFolder, checkpoints: Path, status: str, unsent: int, where: str | None) -> dict[str, Any]:
-    """The facts of a run, over all its attempts, from its folder. `unsent`: rows the tracker did not get."""
+def summarise(folder: RunFolder, checkpoints: Path, status: str, where: str | None) -> dict[str, Any]:
+    """The facts of a run, over all its attempts, from its folder."""
     rows = list(read_lines(folder.metrics))
     events = list(read_lines(folder.events))
     steps = [row for row in rows if "loss" in row]
@@ -29,7 +30,7 @@ def summarise(folder: RunFolder, checkpoints: Path, status: str, unsent: int, wh
         "samples": steps[-1]["samples"] if steps else 0,
         "loss": steps[-1]["loss"] if steps else None,
         "eval_before": _metrics(looks[0]) if looks else None,
-        "eval_after": _metrics(looks[-1]) if looks else None,
+        "eval_after": _metrics(looks[-1]) if len(looks) > 1 else None,
         "sample_before": samples.get("before"),
         "sample_after": samples.get("after"),
         "tokens_per_second": statistics.median(row["tokens_per_second"] for row in steps) if steps else None,
@@ -39,7 +40,6 @@ def summarise(folder: RunFolder, checkpoints: Path, status: str, unsent: int, wh
         "checkpoints": [str(step_folder(checkpoints, step)) for step in saved],
         "model": str(folder.model) if folder.model.exists() else None,
         "tracker": where,
-        "unsent_rows": unsent,
     }
 
 
@@ -59,8 +59,9 @@ def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
     before, after = summary["eval_before"], summary["eval_after"]
     if before and after:
         for key, value in after.items():
-            first = before.get(key)
-            grid.add_row(key.replace("eval_", "held-out "), f"{first:.4f} -> {value:.4f}{_verdict(key, first, value)}")
+            first = before.get(key)  # a recipe may have learnt another metric since
+            change = f"{value:.4f}" if first is None else f"{first:.4f} -> {value:.4f}{_verdict(key, first, value)}"
+            grid.add_row(key.replace("eval_", "held-out "), change)
     elif summary["loss"] is not None:
         grid.add_row("loss", f"{summary['loss']:.4f}")
     if summary["sample_before"] and summary["sample_after"]:
@@ -78,8 +79,11 @@ def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
     grid.add_row("run folder", str(folder.root))
     if summary["tracker"]:
         grid.add_row("tracker", summary["tracker"])
-    if summary["unsent_rows"]:
-        grid.add_row("not sent", f"{summary['unsent_rows']} rows; later: python -m trainkit mlflow sync {folder.root}")
+    if summary["tracker_trouble"]:
+        sync = shlex.join(["python", "-m", "trainkit", "mlflow", "sync", str(folder.root)])
+        grid.add_row(
+            "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later: {sync}"
+        )
     grid.add_row("next", following)
     return grid
 

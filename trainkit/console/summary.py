@@ -1,12 +1,15 @@
-"""What is left to say when a run has ended: summary.json, and the same as a table."""
+"""What is left to say when a run has ended: summary.json, and the same for a person."""
 
 from __future__ import annotations
 
 import shlex
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console as Rich
+from rich.markup import escape
 from rich.table import Table
 
 from trainkit.checkpoint.manifest import committed, step_folder
@@ -47,11 +50,19 @@ def _metrics(row: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if key.startswith("eval_")}
 
 
-def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
-    """The closing table; `following` is the next command to type."""
-    grid = Table(
-        title=f"{folder.root.name}: {summary['status']}", title_justify="left", show_header=False, min_width=60
-    )
+def closing(rich: Rich, summary: dict[str, Any], folder: RunFolder, what: str, command: str) -> None:
+    """Print the closing table, and below it, never wrapped, what a person copies: where things are, and the `command`
+    to type next, on a line of its own; `what` says what it does."""
+    rich.print(_table(summary, folder))
+    for name, text in _places(summary, folder):
+        rich.print(f"[bold]{name:<12}[/bold]{escape(text)}", soft_wrap=True, highlight=False)
+    rich.print(f"[bold]next[/bold]: {what}", highlight=False)
+    rich.print(command, markup=False, soft_wrap=True, highlight=False)
+
+
+def _table(summary: dict[str, Any], folder: RunFolder) -> Table:
+    title = f"{escape(folder.root.name)}: {summary['status']}"
+    grid = Table(title=title, title_justify="left", show_header=False, min_width=60)
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     total = f" of {summary['total_steps']}" if summary["total_steps"] else ""
@@ -65,27 +76,27 @@ def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
     elif summary["loss"] is not None:
         grid.add_row("loss", f"{summary['loss']:.4f}")
     if summary["sample_before"] and summary["sample_after"]:
-        grid.add_row("sample before", summary["sample_before"])
-        grid.add_row("sample after", summary["sample_after"])
+        grid.add_row("sample before", escape(summary["sample_before"]))
+        grid.add_row("sample after", escape(summary["sample_after"]))
     if summary["tokens_per_second"]:
         grid.add_row("speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)")
         grid.add_row("memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most")
     grid.add_row("time", duration(summary["seconds"]))
+    return grid
+
+
+def _places(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str]]:
     if summary["checkpoints"]:
         more = f" and {len(summary['checkpoints']) - 1} before it" if len(summary["checkpoints"]) > 1 else ""
-        grid.add_row("checkpoint", f"{summary['checkpoints'][-1]}{more}")
+        yield "checkpoint", f"{summary['checkpoints'][-1]}{more}"
     if summary["model"]:
-        grid.add_row("model", summary["model"])
-    grid.add_row("run folder", str(folder.root))
+        yield "model", summary["model"]
+    yield "run folder", str(folder.root)
     if summary["tracker"]:
-        grid.add_row("tracker", summary["tracker"])
+        yield "tracker", summary["tracker"]
     if summary["tracker_trouble"]:
-        sync = shlex.join(["python", "-m", "trainkit", "mlflow", "sync", str(folder.root)])
-        grid.add_row(
-            "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later: {sync}"
-        )
-    grid.add_row("next", following)
-    return grid
+        yield "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later:"
+        yield "", shlex.join(["python", "-m", "trainkit", "mlflow", "sync", str(folder.root)])
 
 
 def _verdict(key: str, before: float, after: float) -> str:

@@ -1,0 +1,82 @@
+"""kill -9, as the out-of-memory killer does it, at a step that the test has seen: nothing is left behind, the failure
+is told, and the same command goes on to the bit."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.e2e.command import NOT_TRACKED, STEPS, TWO, WORDS, Running, done, events, saved, summary, until
+from tests.e2e.test_interruption import same_run
+
+KILLED_AT = 150  # there is one checkpoint by then, of step 100
+COMMAND = (*WORDS, *NOT_TRACKED, *TWO)
+
+
+def goes_on(running: Running, undisturbed: Path) -> None:
+    done(running.run.parent, *COMMAND)
+    starts = [event["step"] for event in events(running.run, "start")]
+    assert starts[0] == 0
+    assert 100 <= starts[1] < STEPS
+    same_run(running.run, undisturbed)
+
+
+def test_a_rank(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
+    running = Running(tmp_path, *COMMAND)
+    running.reach(KILLED_AT)
+    _, ranks = running.processes()
+    ranks[1].kill()
+    assert running.wait() == 1
+    assert running.left_behind() == []
+    (failure,) = events(running.run, "failure")
+    assert (failure["rank"], failure["exit_code"]) == (1, 1)
+    assert "rank 1 was killed by SIGKILL" in failure["message"]
+    assert "rank 1 was killed by SIGKILL" in running.said.read_text()
+    assert Path(failure["log"]).is_file()
+    assert summary(running.run)["status"] == "failed"
+    goes_on(running, undisturbed(2))
+
+
+def test_the_agent(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
+    """Its ranks save before they leave, and the command does not end before they have."""
+    running = Running(tmp_path, *COMMAND)
+    running.reach(KILLED_AT)
+    agent, _ = running.processes()
+    agent.kill()
+    assert running.wait() == 1
+    assert running.left_behind() == []
+    (failure,) = events(running.run, "failure")
+    assert failure["exit_code"] == 1
+    assert "was killed by SIGKILL" in failure["message"]
+    assert failure["message"] in running.said.read_text()
+    (stop,) = events(running.run, "stop")
+    assert saved(running.run)[-1] == stop["step"]
+    goes_on(running, undisturbed(2))
+
+
+def test_the_front(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
+    """Whoever typed the command is gone; the agent sees that and lets the ranks save."""
+    running = Running(tmp_path, *COMMAND)
+    running.reach(KILLED_AT)
+    running.processes()
+    running.front.kill()
+    assert running.wait() == -signal.SIGKILL
+    until(lambda: running.left_behind() == [], lambda: True)
+    (stop,) = events(running.run, "stop")
+    assert saved(running.run)[-1] == stop["step"]
+    goes_on(running, undisturbed(2))
+
+
+def test_nobody_of_this_run_is_left(tmp_path: Path) -> None:
+    """The check itself: a process that lives is seen."""
+    running = Running(tmp_path, *COMMAND)
+    running.reach(1)
+    agent, ranks = running.processes()
+    assert len(ranks) == 2
+    assert set(running.left_behind()) == {agent, *ranks}
+    running.front.send_signal(signal.SIGTERM)
+    running.wait()
+    assert [p for p in (agent, *ranks) if psutil.pid_exists(p.pid) and p.is_running()] == []

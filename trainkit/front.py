@@ -58,8 +58,8 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
     console = Console(folder, attempt, rich)
     code, asked = follow(job, console, follower)
     status = STATUS.get(code, "killed" if code < 0 else "failed")
-    if code < 0 and not asked:  # nobody else is left to say it
-        folder.event("failure", **killed(folder, attempt, code))
+    if status in ("failed", "killed") and asked < 2 and not explained(folder, attempt):
+        folder.event("failure", **unexplained(folder, attempt, code))
     step = max((r["step"] for r in read_lines(folder.metrics)), default=0)
     folder.event("end", step=step, status=status, exit_code=code, seconds=round(time.time() - begin, 1))
     console.close()
@@ -97,15 +97,21 @@ def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
     return code, asked
 
 
-def killed(folder: RunFolder, attempt: int, code: int) -> dict[str, Any]:
-    """The `failure` event of a job whose launcher was killed, by the out-of-memory killer for one."""
+def explained(folder: RunFolder, attempt: int) -> bool:
+    """Whether the launcher has said why the attempt failed."""
+    return any(event["event"] == "failure" and event["attempt"] == attempt for event in read_lines(folder.events))
+
+
+def unexplained(folder: RunFolder, attempt: int, code: int) -> dict[str, Any]:
+    """The `failure` event for a launcher that could not write it: the out-of-memory killer ended it, or a full disk."""
+    end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
     return {
         "attempt": attempt,
         "log": str(folder.logs(attempt) / "agent.log"),
         "rank": None,
         "host": socket.gethostname(),
         "exit_code": EXIT_FAILED,
-        "message": f"the process that starts the ranks was killed by {signal.Signals(-code).name}",
+        "message": f"the process that starts the ranks {end}",
         "traceback": "",
     }
 

@@ -93,7 +93,8 @@ class Terminal:
     """A command on a terminal of its own: 80 columns, and ^C is typed."""
 
     def __init__(self, folder: Path, *words: str) -> None:
-        self.run, self._text, self._code = folder / "run", b"", None
+        self.run, self._text = folder / "run", b""
+        self._code: int | None = None
         self.front, self._fd = pty.fork()
         if self.front == 0:
             os.chdir(folder)

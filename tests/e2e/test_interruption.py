@@ -68,7 +68,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     assert 150 <= stop["step"] < STEPS
     assert saved(first.run)[-1] == stop["step"] == summary(first.run)["step"]
     assert summary(first.run)["status"] == "stopped"
-    assert f"python -m trainkit {' '.join(words[:-1 if ranks == 1 else -3])}" in first.said.read_text()
+    assert f"python -m trainkit {' '.join(words[: -1 if ranks == 1 else -3])}" in first.said.read_text()
     ((run_id, (status, steps)),) = mlflow_runs(tmp_path).items()
     assert (status, steps[-1]) == ("KILLED", stop["step"])
 

@@ -116,9 +116,7 @@ def test_the_same_command_again_has_nothing_to_do(finished: tuple[Path, str]) ->
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
-    front = subprocess.Popen(
-        [*TRAINKIT, *SHORT, *NOT_TRACKED], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE
-    )
+    front = subprocess.Popen([*TRAINKIT, *SHORT, *NOT_TRACKED], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE)
     assert front.stdout is not None
     assert front.stdout.readline().startswith(b"training")
     front.stdout.close()  # as `| head -1` does

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console as Rich
 from rich.markup import escape
-from rich.panel import Panel
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -114,18 +113,17 @@ class Console:
         elif kind == "stop":
             self._say(f"[bold]stopped[/bold] at step {event['step']}, as asked")
         elif kind == "failure":
-            self._rich.print(failure_panel(event))
+            self._failure(event)
 
-
-def failure_panel(event: dict[str, Any]) -> Panel:
-    """What broke, where, and where to read more."""
-    trace = "\n".join(event["traceback"].strip().splitlines()[-8:])
-    body = Text(f"{event['message']}\n")
-    if trace and event["exit_code"] == 1 and event["rank"] != 0:  # rank 0's log is on the screen already
-        body.append(f"\n{trace}\n", style="dim")
-    body.append(f"\nlog: {event['log']}")
-    who = "the launcher" if event["rank"] is None else f"rank {event['rank']}"
-    return Panel(body, title=f"{who} on {event['host']} failed", border_style="red", title_align="left")
+    def _failure(self, event: dict[str, Any]) -> None:
+        """What broke, where, and where to read more. In no frame, which would break lines that are to be copied."""
+        who = "the launcher" if event["rank"] is None else f"rank {event['rank']}"
+        self._say(f"[bold red]{who} on {escape(event['host'])} failed[/bold red]: {escape(event['message'])}")
+        trace = event["traceback"].strip().splitlines()[-8:]
+        if event["exit_code"] == 1 and event["rank"] != 0:  # rank 0's log is on the screen already
+            for line in trace:
+                self._say(f"    [dim]{escape(line)}[/dim]")
+        self._say(f"    log: {escape(event['log'])}")
 
 
 def quantity(value: float) -> str:

@@ -9,7 +9,6 @@ a slow terminal nor a tracker that is down can hold up a step.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import signal
 import socket
@@ -22,20 +21,20 @@ from typing import Any
 
 import yaml
 from rich.console import Console as Rich
+from rich.markup import escape
 
 from trainkit import __version__
 from trainkit.console import Console, closing, screen, summarise
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
+from trainkit.secrets import shown
 from trainkit.settings import Settings
 from trainkit.tracker.follower import Follower, Status
 
 POLL_S = 0.1
 FLUSH_S = 30.0  # how long the end of a run waits for rows that are still on their way to the tracker
 STATUS = {EXIT_DONE: "done", EXIT_STOPPED: "stopped", EXIT_CONFIG: "refused"}
-SECRET = re.compile(r"(^|[._-])(passw(or)?d|secrets?|token|(api|access|private)_?key|credentials?)($|[._-])")
-LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # of a URL: postgresql://name:password@host
 
 
 def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:
@@ -43,7 +42,8 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
     exit code."""
     folder, rich = RunFolder(Path(settings.run.dir)), screen()
     if finished(folder, config):
-        rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({folder.root})")
+        where = escape(str(folder.root))
+        rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({where})")
         show(rich, folder, json.loads(folder.summary.read_text()), words)
         return EXIT_DONE
     folder.root.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,8 @@ def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end a run
     told, troubled = 0, None
-    while (code := job.poll()) is None:
+    while True:
+        code = job.poll()
         console.refresh()
         if asked > told:
             told = asked
@@ -93,8 +94,9 @@ def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
         if follower.trouble != troubled and troubled is None:
             troubled = follower.trouble
             console.say(f"the tracker cannot be reached ({troubled}); training goes on, all rows are in metrics.jsonl")
+        if code is not None:
+            return code, asked
         time.sleep(POLL_S)
-    return code, asked
 
 
 def explained(folder: RunFolder, attempt: int) -> bool:
@@ -179,7 +181,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         if isinstance(value, Mapping):
             yield from flat(value, f"{key}.")
         else:
-            yield key, "(not shown)" if SECRET.search(key.lower()) else LOGIN.sub("(not shown)", str(value))
+            yield key, shown(key, value)
 
 
 def git_commit() -> str | None:

@@ -35,6 +35,7 @@ def work(root: str, attempt: int) -> str:
     os.dup2(1, 2)  # one log file per rank: the launcher redirected stdout only
     stop.install()
     folder, rank = RunFolder(Path(root)), int(os.environ.get("RANK", "0"))
+    (folder.logs(attempt) / f"rank_{rank}.pid").write_text(str(os.getpid()))
     try:
         outcome = train(folder, attempt)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -22,7 +23,7 @@ def test_a_row_comes_once_it_is_whole_and_only_once(cuts: set[int], tmp_path: Pa
     assert tail.rows() == []
     seen: list[int] = []
     bounds = [0, *sorted(cuts), len(TEXT)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         with path.open("ab") as f:
             f.write(TEXT[start:stop])
         seen += [row["step"] for row in tail.rows()]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console as Rich
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from trainkit.checkpoint.manifest import committed, step_folder
 from trainkit.console.live import duration, quantity
@@ -55,34 +55,39 @@ def closing(rich: Rich, summary: dict[str, Any], folder: RunFolder, what: str, c
     to type next, on a line of its own; `what` says what it does."""
     rich.print(_table(summary, folder))
     for name, text in _places(summary, folder):
-        rich.print(f"[bold]{name:<12}[/bold]{escape(text)}", soft_wrap=True, highlight=False)
-    rich.print(f"[bold]next[/bold]: {what}", highlight=False)
-    rich.print(command, markup=False, soft_wrap=True, highlight=False)
+        rich.print(Text.assemble((f"{name:<12}", "bold"), text), soft_wrap=True)
+    rich.print(Text.assemble(("next", "bold"), f": {what}"), soft_wrap=True)
+    rich.print(Text(command), soft_wrap=True)
 
 
 def _table(summary: dict[str, Any], folder: RunFolder) -> Table:
-    title = f"{escape(folder.root.name)}: {summary['status']}"
+    title = Text(f"{folder.root.name}: {summary['status']}", style="table.title")
     grid = Table(title=title, title_justify="left", show_header=False, min_width=60)
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
+    for name, value in _facts(summary):
+        grid.add_row(name, Text(value))
+    return grid
+
+
+def _facts(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     total = f" of {summary['total_steps']}" if summary["total_steps"] else ""
-    grid.add_row("steps", f"{summary['step']}{total}, {summary['samples']} samples")
+    yield "steps", f"{summary['step']}{total}, {summary['samples']} samples"
     before, after = summary["eval_before"], summary["eval_after"]
     if before and after:
         for key, value in after.items():
             first = before.get(key)  # a recipe may have learnt another metric since
             change = f"{value:.4f}" if first is None else f"{first:.4f} -> {value:.4f}{_verdict(key, first, value)}"
-            grid.add_row(key.replace("eval_", "held-out "), change)
+            yield key.replace("eval_", "held-out "), change
     elif summary["loss"] is not None:
-        grid.add_row("loss", f"{summary['loss']:.4f}")
+        yield "loss", f"{summary['loss']:.4f}"
     if summary["sample_before"] and summary["sample_after"]:
-        grid.add_row("sample before", escape(summary["sample_before"]))
-        grid.add_row("sample after", escape(summary["sample_after"]))
+        yield "sample before", summary["sample_before"]
+        yield "sample after", summary["sample_after"]
     if summary["tokens_per_second"]:
-        grid.add_row("speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)")
-        grid.add_row("memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most")
-    grid.add_row("time", duration(summary["seconds"]))
-    return grid
+        yield "speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)"
+        yield "memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most"
+    yield "time", duration(summary["seconds"])
 
 
 def _places(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo, TrackerSession
 from trainkit.runfolder import replace_text
+from trainkit.secrets import without_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -149,9 +150,10 @@ class MlflowSession:
         self._client.set_terminated(self._id, status=status)
 
     def where(self) -> str:
-        if self._uri.startswith("http"):
-            return f"{self._uri}/#/experiments/{self._experiment}/runs/{self._id}"
-        return f"mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
+        uri = without_login(self._uri)
+        if uri.startswith("http"):
+            return f"{uri}/#/experiments/{self._experiment}/runs/{self._id}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _metrics(row: Mapping[str, Any]) -> list[Metric]:

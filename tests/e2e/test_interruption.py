@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from tests.e2e.command import (
     curve,
     done,
     events,
-    lines,
     saved,
     summary,
     trained,
@@ -111,17 +109,10 @@ def test_a_second_ctrl_c_ends_at_once(undisturbed: Callable[[int], Path], tmp_pa
 
 
 def test_a_closed_terminal_does_not_end_the_run(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
+    """The kernel sends SIGHUP to the front, and every later write to the terminal fails."""
     terminal = Terminal(tmp_path, *WORDS, *NOT_TRACKED)
     terminal.reach(50)
     terminal.close()
     assert terminal.wait(shown=False) == 0
     same_run(terminal.run, undisturbed(1))
     assert len(events(terminal.run, "start")) == 1
-
-
-def test_sighup_does_not_end_a_run_without_a_terminal(tmp_path: Path) -> None:
-    running = Running(tmp_path, *WORDS, *NOT_TRACKED)
-    running.reach(50)
-    os.kill(running.front.pid, signal.SIGHUP)
-    assert running.wait() == 0
-    assert lines(running.run / "metrics.jsonl")[-1]["step"] == STEPS

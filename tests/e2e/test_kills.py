@@ -43,16 +43,20 @@ def test_the_agent(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
     """Its ranks save before they leave, and the command does not end before they have."""
     running = Running(tmp_path, *COMMAND)
     running.reach(KILLED_AT)
-    agent, _ = running.processes()
+    agent, ranks = running.processes()
+    ranks[0].suspend()
     agent.kill()
+    agent.wait()  # until the front knows of it
+    ranks[0].resume()
     assert running.wait() == 1
     assert running.left_behind() == []
     (failure,) = events(running.run, "failure")
     assert failure["exit_code"] == 1
     assert "was killed by SIGKILL" in failure["message"]
     assert failure["message"] in running.said.read_text()
-    (stop,) = events(running.run, "stop")
-    assert saved(running.run)[-1] == stop["step"]
+    (stop,), (end,) = (events(running.run, kind) for kind in ("stop", "end"))
+    assert saved(running.run)[-1] == stop["step"] == end["step"]
+    assert stop["time"] < end["time"]
     goes_on(running, undisturbed(2))
 
 

@@ -129,7 +129,7 @@ def summary(root: Path) -> dict[str, Any]:
         (75, 75, "stopped", "KILLED"),
         (2, 2, "refused", "FAILED"),
         (1, 1, "failed", "FAILED"),
-        (-9, 1, "failed", "KILLED"),
+        (-9, 1, "killed", "KILLED"),
     ],
 )
 def test_how_the_ranks_ended_is_told_everywhere(
@@ -237,5 +237,6 @@ def test_what_a_tracker_is_told_of_a_run(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("words", [["recipe=x", "run.dir=old", "a.b='c d'"], ["recipe=x", "a.b='c d'"]])
 def test_the_next_command_goes_on_in_this_folder(words: list[str], tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a b")
-    said = front.following(folder, {"status": "stopped"}, words)
+    what, said = front.following(folder, {"status": "stopped"}, words)
+    assert what == "go on"
     assert said == f"""python -m trainkit recipe=x 'a.b='"'"'c d'"'"'' 'run.dir={folder.root}'"""

@@ -2,6 +2,6 @@
 
 from trainkit.console.live import Console
 from trainkit.console.screen import screen
-from trainkit.console.summary import summarise, table
+from trainkit.console.summary import closing, summarise
 
-__all__ = ["Console", "screen", "summarise", "table"]
+__all__ = ["Console", "closing", "screen", "summarise"]

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console as Rich
 from rich.markup import escape
-from rich.panel import Panel
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -36,18 +35,16 @@ class Console:
             self._bar.start()
 
     def refresh(self) -> None:
-        """Draw what came in."""
+        """Draw what came in, in the order in which it happened."""
         try:
             for line in self._log.lines():
                 self._say(f"[dim]{escape(line)}[/dim]")
-            for event in self._events.rows():
-                if event["time"] >= self._since:
-                    self._event(event)
-            for row in self._metrics.rows():
-                if row["time"] >= self._since:
-                    self._row(row)
+            new = [*self._metrics.rows(), *self._events.rows()]
         except OSError:
             return  # a shared disk that does not answer now: the next call reads on
+        for item in sorted(new, key=lambda item: item["time"]):
+            if item["time"] >= self._since:
+                (self._event if "event" in item else self._row)(item)
 
     def say(self, text: str) -> None:
         """A line of the front's own."""
@@ -78,13 +75,13 @@ class Console:
             self._bar.update(self._task, completed=row["step"], description="training", shown=shown)
         elif row["time"] - self._spoke >= LINE_EVERY_S or row["step"] == self._total:
             self._spoke = row["time"]
-            self._say(f"step {row['step']}/{self._total}  {shown}  {self._left(row)}")
+            self._say(f"step {row['step']}/{self._total}  {shown}{self._left(row)}")
 
     def _left(self, row: dict[str, Any]) -> str:
         done = row["step"] - self._start_step
         if done <= 0 or row["step"] == self._total:
             return ""
-        return f"about {duration((row['time'] - self._start_time) / done * (self._total - row['step']))} left"
+        return f"  about {duration((row['time'] - self._start_time) / done * (self._total - row['step']))} left"
 
     def _evaluation(self, row: dict[str, Any]) -> None:
         metrics = "  ".join(f"{k.removeprefix('eval_')} {v:.4f}" for k, v in row.items() if k.startswith("eval_"))
@@ -116,17 +113,17 @@ class Console:
         elif kind == "stop":
             self._say(f"[bold]stopped[/bold] at step {event['step']}, as asked")
         elif kind == "failure":
-            self._rich.print(failure_panel(event))
+            self._failure(event)
 
-
-def failure_panel(event: dict[str, Any]) -> Panel:
-    """What broke, where, and where to read more."""
-    trace = "\n".join(event["traceback"].strip().splitlines()[-8:])
-    body = Text(f"{event['message']}\n")
-    if trace and event["exit_code"] == 1 and event["rank"] != 0:  # rank 0's log is on the screen already
-        body.append(f"\n{trace}\n", style="dim")
-    body.append(f"\nlog: {event['log']}")
-    return Panel(body, title=f"rank {event['rank']} on {event['host']} failed", border_style="red", title_align="left")
+    def _failure(self, event: dict[str, Any]) -> None:
+        """What broke, where, and where to read more. In no frame, which would break lines that are to be copied."""
+        who = "the launcher" if event["rank"] is None else f"rank {event['rank']}"
+        self._say(f"[bold red]{who} on {escape(event['host'])} failed[/bold red]: {escape(event['message'])}")
+        trace = event["traceback"].strip().splitlines()[-8:]
+        if event["exit_code"] == 1 and event["rank"] != 0:  # rank 0's log is on the screen already
+            for line in trace:
+                self._say(f"    [dim]{escape(line)}[/dim]")
+        self._say(f"    log: {escape(event['log'])}")
 
 
 def quantity(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What is left to say when a run has ended: summary.json, and the same as a table."""
+"""What is left to say when a run has ended: summary.json, and the same for a person."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console as Rich
 from rich.table import Table
 from rich.text import Text
 
@@ -49,19 +50,27 @@ def _metrics(row: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if key.startswith("eval_")}
 
 
-def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
-    """The closing table; `following` is the next command to type."""
+def closing(rich: Rich, summary: dict[str, Any], folder: RunFolder, what: str, command: str) -> None:
+    """Print the closing table, and below it, never wrapped, what a person copies: where things are, and the `command`
+    to type next, on a line of its own; `what` says what it does."""
+    rich.print(_table(summary, folder))
+    for name, text in _places(summary, folder):
+        rich.print(Text.assemble((f"{name:<12}", "bold"), text), soft_wrap=True)
+    rich.print(Text.assemble(("next", "bold"), f": {what}"), soft_wrap=True)
+    rich.print(Text(command), soft_wrap=True)
+
+
+def _table(summary: dict[str, Any], folder: RunFolder) -> Table:
     title = Text(f"{folder.root.name}: {summary['status']}", style="table.title")
     grid = Table(title=title, title_justify="left", show_header=False, min_width=60)
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, text in _rows(summary, folder):
-        grid.add_row(name, Text(text))  # as it is: what a model said may look like markup
-    grid.add_row("next", Text(following))
+    for name, value in _facts(summary):
+        grid.add_row(name, Text(value))
     return grid
 
 
-def _rows(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str]]:
+def _facts(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     total = f" of {summary['total_steps']}" if summary["total_steps"] else ""
     yield "steps", f"{summary['step']}{total}, {summary['samples']} samples"
     before, after = summary["eval_before"], summary["eval_after"]
@@ -79,6 +88,9 @@ def _rows(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str
         yield "speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)"
         yield "memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most"
     yield "time", duration(summary["seconds"])
+
+
+def _places(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str]]:
     if summary["checkpoints"]:
         more = f" and {len(summary['checkpoints']) - 1} before it" if len(summary["checkpoints"]) > 1 else ""
         yield "checkpoint", f"{summary['checkpoints'][-1]}{more}"
@@ -88,8 +100,8 @@ def _rows(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str
     if summary["tracker"]:
         yield "tracker", summary["tracker"]
     if summary["tracker_trouble"]:
-        sync = shlex.join(["python", "-m", "trainkit", "mlflow", "sync", str(folder.root)])
-        yield "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later: {sync}"
+        yield "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later:"
+        yield "", shlex.join(["python", "-m", "trainkit", "mlflow", "sync", str(folder.root)])
 
 
 def _verdict(key: str, before: float, after: float) -> str:

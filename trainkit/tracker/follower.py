@@ -59,7 +59,7 @@ class Follower:
                     self._send(finishing)
                 self.trouble, pause = None, INTERVAL_S
             except Exception as error:  # any fault of a tracker is the same: it must not touch the run
-                self.trouble = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                self.trouble = reason(error)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             if finishing:
                 return
@@ -88,3 +88,12 @@ def sync(tracker: Tracker, info: RunInfo, rows: Sequence[dict[str, Any]], status
     session.log(rows)
     session.close(status)
     return session.where()
+
+
+def reason(error: BaseException) -> str:
+    """One line. Where a client library wraps what the network or the disk said, that says more."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    told = next((e for e in reversed(chain) if isinstance(e, OSError)), error)
+    return f"{type(told).__name__}: {told}".splitlines()[0][:200]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conformance.cells import CELLS
 from tests.conformance.pool import Pool
 from tests.conformance.training import curve, tensors, train, trained_ids
 
 # 53 samples in global batches of 12: every epoch ends with a batch of 5, which 4 ranks share unevenly.
-CELLS = [("ddp", 1), ("ddp", 2), ("ddp", 4)]
 
 
 @pytest.fixture(scope="module")

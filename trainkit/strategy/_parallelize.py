@@ -1,0 +1,83 @@
+"""The order in which a module is made ready for a mesh of ranks, on one page:
+
+    tensor parallel -> activation checkpointing -> compile -> FSDP
+
+Each step wraps what the steps before it left: FSDP gathers, outside of the compiled and recomputed part, the weights
+that tensor parallelism has divided. Names of parameters stay the module's own. The module may be a whole model or one
+stage of a pipeline; `blocks` are the repeated layers in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
+
+from trainkit.protocols import Precision
+from trainkit.strategy._mesh import MeshWorld
+from trainkit.strategy._meshed import Sharding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is done to a module besides dividing it."""
+
+    sharding: Sharding
+    precision: Precision
+    activation_checkpointing: bool
+    compile: bool
+
+
+def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> None:
+    """Make `module`, whole on the CPU and equal on all ranks that share it, this rank's part of itself on its device."""
+    if options.activation_checkpointing:
+        recompute(blocks)
+    if options.compile:
+        compile_each(module, blocks)
+    if world.dp_size > 1 or options.sharding.cpu_offload:
+        shard(module, blocks, world, options)
+    if not options.sharding.cpu_offload:
+        module.to(world.device)  # what no step above has moved
+
+
+def recompute(blocks: Sequence[nn.Module]) -> None:
+    """Keep the inputs of `blocks` only, and compute them again for backward (Chen et al., 2016, arXiv:1604.06174)."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compile_each(module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Compile block by block: equal blocks share one graph, and what gathers their weights stays outside of it."""
+    for part in blocks or [module]:
+        part.compile()
+
+
+def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> None:
+    """FSDP (Zhao et al., VLDB 2023, arXiv:2304.11277), as torch's fully_shard: every block with weights gathers them for
+    its own forward and backward, and `module` what is in no block. The outermost keeps its weights from forward to
+    backward, which follows at once."""
+    wanted, mesh = options.sharding, world.data_mesh()
+    offload = CPUOffloadPolicy() if wanted.cpu_offload and world.device.type != "cpu" else OffloadPolicy()
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if wanted.bf16_gather and options.precision == "bf16":
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for block in blocks:
+        if next(block.parameters(), None) is not None:
+            fully_shard(
+                block,
+                mesh=mesh,
+                mp_policy=policy,
+                offload_policy=offload,
+                reshard_after_forward=wanted.reshard_after_forward,
+            )
+    fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), offload_policy=offload)
+
+
+def sharded(module: nn.Module) -> list[FSDPModule]:
+    """The modules under `module`, itself included, that gather their own weights."""
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]

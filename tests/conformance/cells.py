@@ -11,6 +11,8 @@ from trainkit.protocols import Strategy
 from trainkit.strategy.ddp import Ddp
 from trainkit.strategy.fsdp import Fsdp
 from trainkit.strategy.local import Local
+from trainkit.strategy.mesh import Mesh
+from trainkit.strategy.tensor import Tensor
 
 WAIT = 60
 FSDP: dict[str, Any] = {
@@ -21,6 +23,9 @@ FSDP: dict[str, Any] = {
     "cpu_offload": False,
     "timeout_s": WAIT,
 }
+TENSOR: dict[str, Any] = {"size": None, "sequence_parallel": False, "loss_parallel": False, "timeout_s": WAIT}
+MESH: dict[str, Any] = FSDP | TENSOR | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
+MESH.pop("size")
 
 STRATEGIES: dict[str, Strategy] = {
     "local": Local(),
@@ -29,6 +34,11 @@ STRATEGIES: dict[str, Strategy] = {
     "fsdp-replicas": Fsdp(**FSDP | {"replicas": 2, "accumulate_sharded": True}),
     "fsdp-kept": Fsdp(**FSDP | {"reshard_after_forward": False}),
     "fsdp-offload": Fsdp(**FSDP | {"cpu_offload": True}),
+    "tensor": Tensor(**TENSOR),
+    "tensor-sequence": Tensor(**TENSOR | {"sequence_parallel": True}),
+    "tensor-loss": Tensor(**TENSOR | {"loss_parallel": True}),
+    "mesh-replicas-shard": Mesh(**MESH | {"replicas": 2}),
+    "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
 }
 
 RANKS: dict[str, tuple[int, ...]] = {
@@ -37,6 +47,11 @@ RANKS: dict[str, tuple[int, ...]] = {
     "fsdp-replicas": (4,),
     "fsdp-kept": (2,),
     "fsdp-offload": (1, 2),
+    "tensor": (1, 2, 4),
+    "tensor-sequence": (2,),
+    "tensor-loss": (2, 4),
+    "mesh-replicas-shard": (4,),
+    "mesh-shard-tensor": (4,),
 }
 
 CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from math import gcd
 from typing import Literal
 
 from trainkit.errors import Problem
+from trainkit.protocols import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,19 @@ class Axes:
         else:
             message, near = f"does not fit the mesh {self}: it has {self.unit} ranks", f"{self.unit}"
         return [Problem("launcher.ranks", ranks, message, f"set launcher.ranks={near}, or change the axes of strategy")]
+
+    def model_problems(self, shape: ModelShape) -> Sequence[Problem]:
+        """What of a model of that shape does not divide: each tensor rank has whole heads, each stage a layer."""
+        problems = []
+        if heads := sorted({n for n in shape.heads if n % self.tensor}):
+            counts = " and ".join(str(n) for n in heads)
+            fitting = [n for n in range(1, gcd(*shape.heads) + 1) if not gcd(*shape.heads) % n]
+            message = f"a tensor axis of {self.tensor} does not divide the model's {counts} attention heads"
+            problems.append(Problem("strategy", "tensor", message, f"sizes that fit: {', '.join(map(str, fitting))}"))
+        if shape.layers < self.pipeline:
+            message = f"{self.pipeline} stages need as many layers, and the model has {shape.layers}"
+            problems.append(Problem("strategy", "pipeline", message, "use fewer stages"))
+        return problems
 
     def __str__(self) -> str:
         named = ((field.name, vars(self)[field.name]) for field in fields(self))

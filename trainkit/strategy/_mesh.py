@@ -52,8 +52,8 @@ class MeshWorld(Group):
         return self.axes.data
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """As of Group, over ALL ranks, so that one answer holds everywhere (a stop may be asked of any rank); ranks that
-        read the same samples then count once. Exact where the ranks of one data-parallel rank say the same."""
+        """Over ALL ranks, so that one answer holds everywhere (a stop may be asked of any rank), and then the ranks
+        that read the same samples count once. Exact for whole numbers on which those agree."""
         copies = self.size // self.dp_size
         return [value / copies for value in super().total(values)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 
@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
 
-from trainkit.protocols import Engine, Training, World
+from trainkit.errors import ConfigError
+from trainkit.protocols import Batch, Engine, Task, Training, World
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._meshed import Sharding, Splitting
-from trainkit.strategy._norm import clip
+from trainkit.strategy._norm import clip, local
 from trainkit.strategy._parallelize import Options, parallelize, sharded
 from trainkit.strategy._same import same_start
 from trainkit.strategy._spmd import SpmdEngine, task_model
+from trainkit.strategy._tensor import Modes, Plan, plan_problems
+
+SAMPLE = "sample_within"
 
 
 def build(training: Training, world: World, sharding: Sharding, splitting: Splitting) -> Engine:
@@ -27,28 +32,46 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
         raise TypeError(f"a mesh is needed, not {type(world).__name__}")
     model = task_model(training)
     same_start(model, world)
+    plan = refusing_plan(training.task, model, world, splitting)
     options = Options(
         sharding=sharding,
+        splitting=splitting,
+        plan=plan,
         precision=training.precision,
         activation_checkpointing=training.activation_checkpointing,
         compile=training.compile,
     )
-    parallelize(model, training.task.blocks(model), world, options)
-    return MeshEngine(training, model, world, sharding)
+    modes = parallelize(model, training.task.blocks(model), world, options)
+    return MeshEngine(training, model, world, options, modes)
+
+
+def refusing_plan(task: Task, model: nn.Module, world: MeshWorld, splitting: Splitting) -> Plan | None:
+    """The task's plan for the tensor axis, None where there is no such axis. Raises ConfigError where `model` does not
+    divide: what could not be known before it was built."""
+    size = world.axes.tensor
+    if size == 1:
+        return None
+    plan, shape = task.tensor_plan(model), task.model_shape()
+    problems = [*(world.axes.model_problems(shape) if shape is not None else ())]
+    problems += plan_problems(model, size, plan, splitting.sequence_parallel)
+    if problems:
+        raise ConfigError(problems)
+    return plan
 
 
 class MeshEngine(SpmdEngine):
     """SpmdEngine whose parameters are DTensors, of several meshes, and plain tensors."""
 
-    def __init__(self, training: Training, model: nn.Module, world: MeshWorld, sharding: Sharding) -> None:
+    def __init__(self, training: Training, model: nn.Module, world: MeshWorld, options: Options, modes: Modes) -> None:
+        self._modes, self._loss_parallel = modes, options.splitting.loss_parallel and world.axes.tensor > 1
         self._mesh = world.mesh
         self._gathering = sharded(model)
-        super().__init__(training, model, model, world, partial(self._accumulating, sharding))
+        super().__init__(training, model, model, world, partial(self._accumulating, options.sharding))
         split_by_layout(self.optimizer)
         if isinstance(model, FSDPModule):  # what the sample runs of the model may pass its outermost forward by
-            model.sample_within = self.task.sample
-            register_fsdp_forward_method(model, "sample_within")
-            self._sample = model.sample_within
+            setattr(model, SAMPLE, self.task.sample)
+            register_fsdp_forward_method(model, SAMPLE)
+            self._sample = getattr(model, SAMPLE)
 
     @contextmanager
     def _accumulating(self, sharding: Sharding) -> Iterator[None]:
@@ -67,6 +90,16 @@ class MeshEngine(SpmdEngine):
                 part.set_requires_gradient_sync(on, recurse=False)
             if not sharding.reshard_after_forward:
                 part.set_reshard_after_backward(on, recurse=False)
+
+    def _backward(self, batch: Batch, scale: float) -> Tensor:
+        if not self._loss_parallel:
+            return super()._backward(batch, scale)
+        self._modes.vocabulary = True
+        try:
+            with loss_parallel():
+                return local(super()._backward(batch, scale))
+        finally:
+            self._modes.vocabulary = False
 
     def _clip(self) -> Tensor:
         return clip(self.parameters, self.clip_norm, self._mesh, self.world.device)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainkit.errors import Problem
-from trainkit.protocols import Cluster, Engine, Training, World
+from trainkit.protocols import Cluster, Engine, ModelShape, Training, World
 from trainkit.strategy._axes import Axes
 
 
@@ -54,6 +54,10 @@ class Meshed(ABC):
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         return self.axes(cluster.ranks).problems(cluster.ranks)
+
+    def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
+        """Implements protocols.Divides."""
+        return self.axes(ranks).model_problems(shape)
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._mesh import MeshWorld

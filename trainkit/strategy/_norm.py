@@ -48,9 +48,10 @@ def settled(parameter: nn.Parameter) -> Tensor | None:
     """The gradient of `parameter` laid out as the parameter is: that of a replicated DTensor may still be a sum in
     parts."""
     gradient = parameter.grad
-    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
-        if gradient.placements != parameter.placements:
-            gradient = parameter.grad = gradient.redistribute(placements=parameter.placements)
+    if not isinstance(gradient, DTensor) or not isinstance(parameter, DTensor):
+        return gradient
+    if gradient.placements != parameter.placements:
+        gradient = parameter.grad = gradient.redistribute(placements=parameter.placements)
     return gradient
 
 

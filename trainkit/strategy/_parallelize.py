@@ -11,30 +11,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.utils.checkpoint import checkpoint
 
 from trainkit.protocols import Precision
 from trainkit.strategy._mesh import MeshWorld
-from trainkit.strategy._meshed import Sharding
+from trainkit.strategy._meshed import Sharding, Splitting
+from trainkit.strategy._spmd import recompute
+from trainkit.strategy._tensor import Modes, Plan, divide
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is done to a module besides dividing it."""
+    """How it is done: the axes' own options, and what is the same under every strategy. `plan` is that of the whole
+    model (Task.tensor_plan); it is looked at where there is a tensor axis."""
 
     sharding: Sharding
+    splitting: Splitting
+    plan: Plan | None
     precision: Precision
     activation_checkpointing: bool
     compile: bool
 
 
-def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> None:
-    """Make `module`, whole on the CPU and equal on all ranks that share it, this rank's part of itself on its device."""
+def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> Modes:
+    """Make `module`, whole on the CPU and equal on all ranks that share it, this rank's part of it, on its device.
+
+    Returns the modes of its forward."""
+    modes = Modes()
+    if options.plan is not None and world.axes.tensor > 1:
+        modes = divide(module, world.mesh["tensor"], options.plan, options.splitting.sequence_parallel)
     if options.activation_checkpointing:
         recompute(blocks)
     if options.compile:
@@ -43,12 +51,7 @@ def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld
         shard(module, blocks, world, options)
     if not options.sharding.cpu_offload:
         module.to(world.device)  # what no step above has moved
-
-
-def recompute(blocks: Sequence[nn.Module]) -> None:
-    """Keep the inputs of `blocks` only, and compute them again for backward (Chen et al., 2016, arXiv:1604.06174)."""
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return modes
 
 
 def compile_each(module: nn.Module, blocks: Sequence[nn.Module]) -> None:
@@ -58,8 +61,8 @@ def compile_each(module: nn.Module, blocks: Sequence[nn.Module]) -> None:
 
 
 def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> None:
-    """FSDP (Zhao et al., VLDB 2023, arXiv:2304.11277), as torch's fully_shard: every block with weights gathers them for
-    its own forward and backward, and `module` what is in no block. The outermost keeps its weights from forward to
+    """FSDP (Zhao et al., VLDB 2023, arXiv:2304.11277), as torch's fully_shard: every block with weights gathers them
+    for its own forward and backward, and `module` what is in no block. The outermost keeps its weights from forward to
     backward, which follows at once."""
     wanted, mesh = options.sharding, world.data_mesh()
     offload = CPUOffloadPolicy() if wanted.cpu_offload and world.device.type != "cpu" else OffloadPolicy()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,11 +35,23 @@ def build_model(training: Training, world: World) -> nn.Module:
     the parameters' names."""
     model = task_model(training).to(world.device)
     if training.activation_checkpointing:
-        for block in training.task.blocks(model):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        recompute(training.task.blocks(model))
     if training.compile:
         model.compile()
     return model
+
+
+def recompute(blocks: Sequence[nn.Module]) -> None:
+    """Keep the inputs of `blocks` only, and compute them again for backward (Chen et al., 2016, arXiv:1604.06174)."""
+    for block in blocks:
+        block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:  # a frame for torch.compile to begin at: a partial has none
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
 
 
 class SpmdEngine:

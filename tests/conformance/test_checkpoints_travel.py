@@ -41,7 +41,19 @@ def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(("ddp", 2), ("local", 1)), (("local", 1), ("ddp", 2)), (("ddp", 4), ("ddp", 2))]
+    ("before", "after"),
+    [
+        (("ddp", 2), ("local", 1)),
+        (("local", 1), ("ddp", 2)),
+        (("ddp", 4), ("ddp", 2)),
+        (("fsdp", 4), ("local", 1)),
+        (("local", 1), ("fsdp-replicas", 4)),
+        (("fsdp", 4), ("tensor", 2)),
+        (("tensor", 4), ("fsdp", 2)),
+        (("mesh-shard-tensor", 4), ("fsdp", 4)),
+        (("fsdp-replicas", 4), ("mesh-shard-tensor", 4)),
+        (("mesh-shard-tensor", 4), ("local", 1)),
+    ],
 )
 def test_a_checkpoint_resumes_at_another_rank_count(
     before: tuple[str, int], after: tuple[str, int], pool: Pool, tmp_path: Path

@@ -1,10 +1,11 @@
 """The order in which a module is made ready for a mesh of ranks, on one page:
 
-    tensor parallel -> activation checkpointing -> compile -> FSDP
+    tensor parallel -> compile -> activation checkpointing -> FSDP
 
-Each step wraps what the steps before it left: FSDP gathers, outside of the compiled and recomputed part, the weights
-that tensor parallelism has divided. Names of parameters stay the module's own. The module may be a whole model or one
-stage of a pipeline; `blocks` are the repeated layers in it.
+Each step wraps what the steps before it left: FSDP gathers, outside of the recomputed and compiled part, the weights
+that tensor parallelism has divided. (A checkpoint around divided layers is nothing that torch can compile, so it is
+outside.) Names of parameters stay the module's own. The module may be a whole model or one stage of a pipeline;
+`blocks` are the repeated layers in it.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld
     modes = Modes()
     if options.plan is not None and world.axes.tensor > 1:
         modes = divide(module, world.mesh["tensor"], options.plan, options.splitting.sequence_parallel)
+    if options.compile:
+        compile_each(blocks or [module], same_shapes=options.splitting.sequence_parallel)
     if options.activation_checkpointing:
         recompute(blocks)
-    if options.compile:
-        compile_each(module, blocks)
     if world.dp_size > 1 or options.sharding.cpu_offload:
         shard(module, blocks, world, options)
     if not options.sharding.cpu_offload:
@@ -54,10 +55,11 @@ def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld
     return modes
 
 
-def compile_each(module: nn.Module, blocks: Sequence[nn.Module]) -> None:
-    """Compile block by block: equal blocks share one graph, and what gathers their weights stays outside of it."""
-    for part in blocks or [module]:
-        part.compile()
+def compile_each(parts: Sequence[nn.Module], same_shapes: bool) -> None:
+    """Compile part by part: equal parts share one graph. With `same_shapes` every shape has a graph of its own: torch
+    2.13 cannot have variable lengths in a norm over a divided sequence."""
+    for part in parts:
+        part.forward = torch.compile(part.forward, dynamic=False if same_shapes else None)
 
 
 def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,14 +45,7 @@ def build_model(training: Training, world: World) -> nn.Module:
 def recompute(blocks: Sequence[nn.Module]) -> None:
     """Keep the inputs of `blocks` only, and compute them again for backward (Chen et al., 2016, arXiv:1604.06174)."""
     for block in blocks:
-        block.forward = _recomputed(block.forward)
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:  # a frame for torch.compile to begin at: a partial has none
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return run
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class SpmdEngine:

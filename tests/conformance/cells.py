@@ -38,6 +38,7 @@ STRATEGIES: dict[str, Strategy] = {
     "tensor-sequence": Tensor(**TENSOR | {"sequence_parallel": True}),
     "tensor-loss": Tensor(**TENSOR | {"loss_parallel": True}),
     "mesh-replicas-shard": Mesh(**MESH | {"replicas": 2}),
+    "mesh-replicas-tensor": Mesh(**MESH | {"replicas": 2, "shard": 1, "tensor": 2}),
     "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
 }
 
@@ -51,6 +52,7 @@ RANKS: dict[str, tuple[int, ...]] = {
     "tensor-sequence": (2,),
     "tensor-loss": (2, 4),
     "mesh-replicas-shard": (4,),
+    "mesh-replicas-tensor": (4,),
     "mesh-shard-tensor": (4,),
 }
 

@@ -73,7 +73,7 @@ class Axes:
     def model_problems(self, shape: ModelShape) -> Sequence[Problem]:
         """What of a model of that shape does not divide: each tensor rank has whole heads, each stage a layer."""
         problems = []
-        if heads := sorted({n for n in shape.heads if n % self.tensor}):
+        if heads := [n for n in dict.fromkeys(shape.heads) if n % self.tensor]:
             counts = " and ".join(str(n) for n in heads)
             fitting = [n for n in range(1, gcd(*shape.heads) + 1) if not gcd(*shape.heads) % n]
             message = f"a tensor axis of {self.tensor} does not divide the model's {counts} attention heads"

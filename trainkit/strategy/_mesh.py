@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor._redistribute import _gen_transform_infos
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from trainkit.strategy._axes import Axes
 from trainkit.strategy._world import Group
@@ -60,6 +62,13 @@ class MeshWorld(Group):
     def reduce(self, value: Tensor) -> Tensor:
         dist.all_reduce(value, group=self.summed)
         return value
+
+    def close(self) -> None:
+        """DTensor remembers how it laid operations out, with the mesh it did so for; a later mesh of the same shape in
+        this process is taken for that one, whose process groups are gone."""
+        super().close()
+        _clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
+        _gen_transform_infos.cache_clear()
 
     def data_mesh(self) -> DeviceMesh:
         """What fully_shard takes: (shard,), or (replicas, shard)."""

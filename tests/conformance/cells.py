@@ -19,7 +19,6 @@ FSDP: dict[str, Any] = {
     "replicas": 1,
     "reshard_after_forward": True,
     "accumulate_sharded": False,
-    "bf16_gather": False,
     "cpu_offload": False,
     "timeout_s": WAIT,
 }
@@ -55,5 +54,8 @@ RANKS: dict[str, tuple[int, ...]] = {
     "mesh-replicas-tensor": (4,),
     "mesh-shard-tensor": (4,),
 }
+
+# Where a model is divided, what is built on its weights and its forward has to be proved too.
+DIVIDED = [("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)]
 
 CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]

@@ -37,7 +37,6 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
         sharding=sharding,
         splitting=splitting,
         plan=plan,
-        precision=training.precision,
         activation_checkpointing=training.activation_checkpointing,
         compile=training.compile,
     )

@@ -17,7 +17,6 @@ class Sharding:
 
     reshard_after_forward: bool = True
     accumulate_sharded: bool = False
-    bf16_gather: bool = False
     cpu_offload: bool = False
 
 

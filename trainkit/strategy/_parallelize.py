@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from trainkit.protocols import Precision
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._meshed import Sharding, Splitting
 from trainkit.strategy._spmd import recompute
@@ -32,7 +32,6 @@ class Options:
     sharding: Sharding
     splitting: Splitting
     plan: Plan | None
-    precision: Precision
     activation_checkpointing: bool
     compile: bool
 
@@ -65,22 +64,18 @@ def compile_each(parts: Sequence[nn.Module], same_shapes: bool) -> None:
 def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> None:
     """FSDP (Zhao et al., VLDB 2023, arXiv:2304.11277), as torch's fully_shard: every block with weights gathers them
     for its own forward and backward, and `module` what is in no block. The outermost keeps its weights from forward to
-    backward, which follows at once."""
-    wanted, mesh = options.sharding, world.data_mesh()
-    offload = CPUOffloadPolicy() if wanted.cpu_offload and world.device.type != "cpu" else OffloadPolicy()
-    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if wanted.bf16_gather and options.precision == "bf16":
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    backward, which follows at once. Weights travel in fp32 also with train.precision=bf16: torch's own policy would
+    compute norms, too, in bf16, which autocast does not."""
+    wanted = options.sharding
+    common: dict[str, Any] = {
+        "mesh": world.data_mesh(),
+        "mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False),
+        "offload_policy": CPUOffloadPolicy() if wanted.cpu_offload and world.device.type != "cpu" else OffloadPolicy(),
+    }
     for block in blocks:
         if next(block.parameters(), None) is not None:
-            fully_shard(
-                block,
-                mesh=mesh,
-                mp_policy=policy,
-                offload_policy=offload,
-                reshard_after_forward=wanted.reshard_after_forward,
-            )
-    fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), offload_policy=offload)
+            fully_shard(block, reshard_after_forward=wanted.reshard_after_forward, **common)
+    fully_shard(module, **common)
 
 
 def sharded(module: nn.Module) -> list[FSDPModule]:

@@ -18,7 +18,6 @@ class Fsdp(Meshed):
     replicas: Annotated[int, Gt(0)]
     reshard_after_forward: bool
     accumulate_sharded: bool
-    bf16_gather: bool
     cpu_offload: bool
     timeout_s: Annotated[float, Gt(0)]
 
@@ -29,7 +28,6 @@ class Fsdp(Meshed):
         return Sharding(
             reshard_after_forward=self.reshard_after_forward,
             accumulate_sharded=self.accumulate_sharded,
-            bf16_gather=self.bf16_gather,
             cpu_offload=self.cpu_offload,
         )
 

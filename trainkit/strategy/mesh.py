@@ -26,7 +26,6 @@ class Mesh(Meshed):
     tensor: Size
     reshard_after_forward: bool
     accumulate_sharded: bool
-    bf16_gather: bool
     cpu_offload: bool
     sequence_parallel: bool
     loss_parallel: bool
@@ -46,7 +45,6 @@ class Mesh(Meshed):
         return Sharding(
             reshard_after_forward=self.reshard_after_forward,
             accumulate_sharded=self.accumulate_sharded,
-            bf16_gather=self.bf16_gather,
             cpu_offload=self.cpu_offload,
         )
 

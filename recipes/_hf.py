@@ -78,12 +78,16 @@ SEQUENCE = {
 
 
 def model_shape(folder: Path) -> ModelShape | None:
-    """What config.json in `folder` says of a decoder; None where it uses other names."""
-    config = json.loads((folder / "config.json").read_text())
+    """What config.json in `folder` says of a decoder; None where there is none, or it uses other names."""
+    try:
+        config: dict[str, object] = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):  # problems_of says so
+        return None
     layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
     if not isinstance(layers, int) or not isinstance(heads, int):
         return None
-    return ModelShape(layers=layers, heads=(heads, config.get("num_key_value_heads") or heads))
+    shared = config.get("num_key_value_heads")
+    return ModelShape(layers=layers, heads=(heads, shared if isinstance(shared, int) else heads))
 
 
 def adapted_plan(model: nn.Module, plan: Mapping[str, str]) -> dict[str, str]:

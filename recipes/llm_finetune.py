@@ -139,11 +139,8 @@ class LlmFinetune(Task):
         return cross_entropy(output.logits[0].float(), targets["labels"], reduction="sum")
 
     def model_shape(self) -> ModelShape | None:
-        return _hf.model_shape(Path(self.source())) if self._is_here() else None
-
-    def _is_here(self) -> bool:
-        """Whether the model's files are on this machine already."""
-        return _smollm2.converted().exists() if self.model == DEFAULT_MODEL else Path(self.model).expanduser().exists()
+        folder = _smollm2.converted() if self.model == DEFAULT_MODEL else Path(self.model).expanduser()
+        return _hf.model_shape(folder)
 
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         plan = super().tensor_plan(model)

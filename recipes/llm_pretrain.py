@@ -148,7 +148,9 @@ class LlmPretrain(Task):
 
         return cross_entropy(output.logits.flatten(0, 1).float(), targets["labels"].flatten(), reduction="sum")
 
-    def model_shape(self) -> ModelShape:
+    def model_shape(self) -> ModelShape | None:
+        if self.size not in SIZES:
+            return None
         _, layers, heads, kv_heads, _ = self.shape()
         return ModelShape(layers=layers, heads=(heads, kv_heads))
 

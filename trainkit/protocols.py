@@ -144,12 +144,12 @@ class Task(ABC):
 
     def model_shape(self) -> ModelShape | None:
         """The shape of the model, so that a strategy that divides it can refuse before launch what does not divide.
-        Without torch; None where it is not known yet."""
+        Without torch, and with keys that `problems` may refuse; None where it is not known yet."""
         return None
 
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         """How a tensor axis divides `model`: {module name, * for a number in it: style}. A style is the name of one
-        (docs/strategies.md) or an object of torch's ParallelStyle. By default what a transformers model says of itself;
+        (docs/mesh.md) or an object of torch's ParallelStyle. By default what a transformers model says of itself;
         None: it cannot be divided."""
         plan: Mapping[str, Any] | None = getattr(model, "tp_plan", None)
         return plan

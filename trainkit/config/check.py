@@ -103,10 +103,10 @@ def _device(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
 
 
 def _model(settings: Settings, cluster: Cluster) -> Sequence[Problem]:
-    shape = settings.recipe.model_shape()
-    if shape is None or not isinstance(settings.strategy, Divides):
+    if not isinstance(settings.strategy, Divides):
         return ()
-    return settings.strategy.model_problems(shape, cluster.ranks)
+    shape = settings.recipe.model_shape()
+    return () if shape is None else settings.strategy.model_problems(shape, cluster.ranks)
 
 
 def _folder(settings: Settings) -> Iterator[Problem]:

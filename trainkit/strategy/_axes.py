@@ -77,10 +77,12 @@ class Axes:
             counts = " and ".join(str(n) for n in heads)
             fitting = [n for n in range(1, gcd(*shape.heads) + 1) if not gcd(*shape.heads) % n]
             message = f"a tensor axis of {self.tensor} does not divide the model's {counts} attention heads"
-            problems.append(Problem("strategy", "tensor", message, f"sizes that fit: {', '.join(map(str, fitting))}"))
+            problems.append(
+                Problem("strategy", f"tensor {self.tensor}", message, f"sizes that fit: {', '.join(map(str, fitting))}")
+            )
         if shape.layers < self.pipeline:
             message = f"{self.pipeline} stages need as many layers, and the model has {shape.layers}"
-            problems.append(Problem("strategy", "pipeline", message, "use fewer stages"))
+            problems.append(Problem("strategy", f"pipeline {self.pipeline}", message, "use fewer stages"))
         return problems
 
     def __str__(self) -> str:

@@ -62,17 +62,19 @@ def plan_problems(module: nn.Module, size: int, plan: Plan | None, sequence_para
     kind = type(module).__name__
     if not plan:
         hint = "give the recipe a tensor_plan(model), or use strategy=fsdp"
-        return [Problem("strategy", "tensor", f"the model {kind} has no plan for a tensor axis", hint)]
+        return [Problem("strategy", f"tensor {size}", f"the model {kind} has no plan for a tensor axis", hint)]
     problems = []
     for name, part in module.named_modules():
         style = plan.get(name, plan.get(wildcard(name)))
         if isinstance(style, str) and style not in STYLES:
             known = f"known are {', '.join(STYLES)}, and torch's ParallelStyle objects"
-            problems.append(Problem("strategy", "tensor", f"{kind}: {name} has the unknown style {style}", known))
+            problems.append(
+                Problem("strategy", f"tensor {size}", f"{kind}: {name} has the unknown style {style}", known)
+            )
         rows, columns = _divided(part, style)
         if rows % size or columns % size:
             message = f"{kind}: {name} ({rows if rows % size else columns} channels) does not divide by {size} ranks"
-            problems.append(Problem("strategy", "tensor", message, "choose another size of the tensor axis"))
+            problems.append(Problem("strategy", f"tensor {size}", message, "choose another size of the tensor axis"))
     if sequence_parallel and not any(isinstance(s, str) and s.startswith("sequence") for s in plan.values()):
         message = f"the plan of the model {kind} says nothing about the sequence"
         hint = (

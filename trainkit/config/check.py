@@ -6,14 +6,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from trainkit.checkpoint.manifest import MANIFEST, committed, step_folder
 from trainkit.errors import Problem
-from trainkit.protocols import Cluster
+from trainkit.protocols import Cluster, Divides
 from trainkit.runfolder import RunFolder
 from trainkit.settings import Settings, fixed_keys
 
@@ -28,6 +28,7 @@ def check(settings: Settings, cluster: Cluster) -> list[Problem]:
         *_evaluation(settings),
         *_device(settings, cluster),
         *settings.strategy.problems(cluster),
+        *_model(settings, cluster),
         *settings.launcher.problems(cluster),
         *settings.schedule.problems(settings.train.steps),
         *settings.tracker.problems(),
@@ -99,6 +100,13 @@ def _device(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
             "no GPU that the installed torch can use was found",
             "set train.device=auto or cpu; `trainkit env` shows what there is",
         )
+
+
+def _model(settings: Settings, cluster: Cluster) -> Sequence[Problem]:
+    if not isinstance(settings.strategy, Divides):
+        return ()
+    shape = settings.recipe.model_shape()
+    return () if shape is None else settings.strategy.model_problems(shape, cluster.ranks)
 
 
 def _folder(settings: Settings) -> Iterator[Problem]:

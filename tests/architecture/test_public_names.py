@@ -23,7 +23,7 @@ def test_the_seams() -> None:
     assert public == {
         *("Batch", "Source", "Data", "Task"),
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
-        *("Cluster", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
+        *("Cluster", "World", "Training", "Engine", "Strategy", "Claim", "Configured", "Job", "Launcher"),
     }
 
 

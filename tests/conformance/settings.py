@@ -10,6 +10,7 @@ from trainkit.optimizer.adamw import AdamW
 from trainkit.protocols import Strategy, Task
 from trainkit.schedule.cosine import Cosine
 from trainkit.settings import Checkpoint, DataSettings, Run, Settings, Train
+from trainkit.strategy.accelerate import Accelerate
 from trainkit.strategy.ddp import Ddp
 from trainkit.strategy.horovod import Horovod
 from trainkit.strategy.local import Local
@@ -18,6 +19,7 @@ from trainkit.tracker.none import NoTracker
 STRATEGIES: dict[str, Strategy] = {
     "local": Local(),
     "ddp": Ddp(bucket_cap_mb=0.02, timeout_s=60),
+    "accelerate": Accelerate(config=None, timeout_s=60),
     "horovod": Horovod(fusion_mb=1, timeout_s=60),
 }
 

@@ -12,7 +12,7 @@ from tests.conformance.pool import Pool
 from tests.conformance.training import curve, tensors, train, trained_ids
 
 # 53 samples in global batches of 12: every epoch ends with a batch of 5, which 4 ranks share unevenly.
-CELLS = [(name, ranks) for name in ("ddp", "horovod") for ranks in (1, 2, 4)]
+CELLS = [(name, ranks) for name in ("ddp", "horovod", "accelerate") for ranks in (1, 2, 4)]
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,8 @@ class HorovodWorld(Group):
     """A rank of Horovod's ring, with torch's gloo group beside it."""
 
     def reduce(self, value: Tensor) -> Tensor:
-        return hvd.allreduce_(value, name="reduce", op=hvd.Sum)
+        hvd.allreduce_(value, name="reduce", op=hvd.Sum)
+        return value
 
     def close(self) -> None:
         hvd.shutdown()
@@ -109,12 +110,7 @@ def _rendezvous(world: World, everyone: Sequence[Place]) -> Iterator[tuple[str, 
 
     server = RendezvousHTTPServer((socket.gethostbyname(os.environ["MASTER_ADDR"]), 0), RendezvousHandler, 0)
     server.daemon_threads = True
-    server.init(
-        [
-            SlotInfo(_host(p), p.rank, p.local, p.across, p.size, p.local_size, p.across_size)
-            for p in everyone
-        ]
-    )
+    server.init([SlotInfo(_host(p), p.rank, p.local, p.across, p.size, p.local_size, p.across_size) for p in everyone])
     thread = Thread(target=server.serve_forever, name="horovod-rendezvous", daemon=True)
     thread.start()
     try:
@@ -167,20 +163,21 @@ class HorovodEngine(SpmdEngine):
     def __init__(self, training: Training, model: nn.Module, world: World) -> None:
         super().__init__(training, model, model, world)
         named = trainable(model)
-        self.optimizer = hvd.DistributedOptimizer(self.optimizer, named_parameters=named, op=hvd.Average)
+        self._ring: Any = hvd.DistributedOptimizer(self.optimizer, named_parameters=named, op=hvd.Average)
+        self.optimizer = self._ring
         names = {name for name, _ in named}
         self._statistics = {name: t for name, t in trained_state(model).items() if name not in names}
         _broadcast(model.state_dict())
 
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
-        self.optimizer.set_backward_passes_per_step(len(share))
+        self._ring.set_backward_passes_per_step(len(share))
         loss = super().forward_backward(share, weight)
         _broadcast(self._statistics)
         return loss
 
     def update(self, lr: float) -> Tensor:
         self._synchronize()
-        with self.optimizer.skip_synchronize():
+        with self._ring.skip_synchronize():
             return super().update(lr)
 
     def discard(self) -> None:
@@ -196,10 +193,10 @@ class HorovodEngine(SpmdEngine):
                 f"strategy=horovod: {', '.join(unused[:3])} took no part in the loss, but is trained\n"
                 "    freeze what is not used (requires_grad_(False)), or use it in every forward"
             )
-        self.optimizer.synchronize()
+        self._ring.synchronize()
 
     def _materialise(self) -> None:
-        with self.optimizer.skip_synchronize():
+        with self._ring.skip_synchronize():
             super()._materialise()
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import GradientAccumulationPlugin
 
 from trainkit.errors import TrainkitError
@@ -39,6 +40,8 @@ class AcceleratedWorld(_world.Group):
 
 def connect(device: str, timeout_s: float) -> AcceleratedWorld:
     """Join the process group that the launcher describes in torchrun's environment variables."""
+    if PartialState._shared_state:
+        refuse(PartialState(), f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}")
     group = _world.connect(device, timeout_s)
     return AcceleratedWorld(device=group.device, rank=group.rank, size=group.size)
 
@@ -72,16 +75,27 @@ def start_on_cpu(world: World, file: ConfigFile) -> bool:
 
 
 def refuse_other_start(accelerator: Accelerator, world: World) -> None:
-    """Raise TrainkitError if `accelerator` does not stand where this rank stands. An earlier Accelerator in this
-    process (a recipe's, a library's) or a variable of the environment can have fixed that before."""
-    kind, device = accelerator.distributed_type.value, accelerator.device
+    """Raise TrainkitError if `accelerator` does not stand where this rank stands: an earlier one in this process (a
+    recipe's, a library's) or a variable of the environment has fixed that for it."""
+    device = accelerator.device
     seen = (accelerator.process_index, accelerator.num_processes, device.type, device.index or 0)
-    if kind in PLAIN and seen == (world.rank, world.size, world.device.type, world.device.index or 0):
-        return
+    if (
+        seen != (world.rank, world.size, world.device.type, world.device.index or 0)
+        or kind_of(accelerator) not in PLAIN
+    ):
+        refuse(accelerator, f"rank {world.rank} of {world.size} on {world.device}")
+
+
+def refuse(started: Accelerator | PartialState, place: str) -> NoReturn:
+    """Raise TrainkitError: how Accelerate was `started`, and the `place` of this rank in the run."""
     variables = sorted(name for name in os.environ if name.startswith("ACCELERATE_"))
     raise TrainkitError(
-        f"Accelerate started as rank {seen[0]} of {seen[1]} on {device} (distributed_type={kind}), but this is rank "
-        f"{world.rank} of {world.size} on {world.device}: the ranks would train apart, and nothing would say so\n"
-        "    make no Accelerator in the recipe, and unset the environment variables ACCELERATE_* "
+        f"Accelerate started as rank {started.process_index} of {started.num_processes} on {started.device} "
+        f"(distributed_type={kind_of(started)}), but this is {place}: the ranks would train apart, and nothing would "
+        "say so\n    make no Accelerator in the recipe, and unset the environment variables ACCELERATE_* "
         f"(set: {', '.join(variables) or 'none'})"
     )
+
+
+def kind_of(started: Accelerator | PartialState) -> str:
+    return str(started.distributed_type.value)

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
 
-.PHONY: run test test-all install golden bench clean help
+.PHONY: run test test-all install horovod golden bench clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -25,8 +25,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install -c constraints.txt -e '.[llm,vision,test]'
+	$(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,test]'
+	.ci/horovod $(BIN)/python
 	@touch $@
+
+# make horovod    build Horovod for the installed torch (minutes), or take it from the cache (seconds)
+horovod: install
+	.ci/horovod $(BIN)/python
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -317,6 +317,23 @@ class Divides(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a file of a framework's own says of one of trainkit's keys: `key` is to be one of `values`. `said` quotes
+    the file."""
+
+    key: str
+    values: tuple[object, ...]
+    said: str
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """A strategy that takes such a file. What it says and the recipe contradicts is refused before the start."""
+
+    def claims(self, cluster: Cluster) -> Sequence[Claim]: ...
+
+
 # ------------------------------------------------------------------------------------------- launcher
 
 

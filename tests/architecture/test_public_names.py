@@ -23,7 +23,8 @@ def test_the_seams() -> None:
     assert public == {
         *("Batch", "Source", "Data", "ModelShape", "Task"),
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
-        *("Cluster", "World", "Training", "Engine", "Strategy", "Divides", "Job", "Launcher"),
+        *("Cluster", "World", "Training", "Engine", "Strategy", "Divides", "Claim", "Configured"),
+        *("Job", "Launcher"),
     }
 
 

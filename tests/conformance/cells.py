@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from trainkit.protocols import Strategy
+from trainkit.strategy.accelerate import Accelerate
 from trainkit.strategy.ddp import Ddp
 from trainkit.strategy.fsdp import Fsdp
+from trainkit.strategy.horovod import Horovod
 from trainkit.strategy.local import Local
 from trainkit.strategy.mesh import Mesh
 from trainkit.strategy.tensor import Tensor
@@ -29,6 +31,8 @@ MESH.pop("size")
 STRATEGIES: dict[str, Strategy] = {
     "local": Local(),
     "ddp": Ddp(bucket_cap_mb=0.02, timeout_s=WAIT),
+    "accelerate": Accelerate(config=None, timeout_s=WAIT),
+    "horovod": Horovod(fusion_mb=1, timeout_s=WAIT),
     "fsdp": Fsdp(**FSDP),
     "fsdp-replicas": Fsdp(**FSDP | {"replicas": 2, "accumulate_sharded": True}),
     "fsdp-kept": Fsdp(**FSDP | {"reshard_after_forward": False}),
@@ -43,6 +47,8 @@ STRATEGIES: dict[str, Strategy] = {
 
 RANKS: dict[str, tuple[int, ...]] = {
     "ddp": (1, 2, 4),
+    "accelerate": (1, 2, 4),
+    "horovod": (1, 2, 4),
     "fsdp": (1, 2, 4),
     "fsdp-replicas": (4,),
     "fsdp-kept": (2,),

@@ -7,13 +7,14 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import yaml
 
 from trainkit.checkpoint.manifest import MANIFEST, committed, step_folder
 from trainkit.errors import Problem
-from trainkit.protocols import Cluster, Divides
+from trainkit.protocols import Cluster, Configured, Divides
 from trainkit.runfolder import RunFolder
 from trainkit.settings import Settings, fixed_keys
 
@@ -29,6 +30,7 @@ def check(settings: Settings, cluster: Cluster) -> list[Problem]:
         *_device(settings, cluster),
         *settings.strategy.problems(cluster),
         *_model(settings, cluster),
+        *_claims(settings, cluster),
         *settings.launcher.problems(cluster),
         *settings.schedule.problems(settings.train.steps),
         *settings.tracker.problems(),
@@ -107,6 +109,17 @@ def _model(settings: Settings, cluster: Cluster) -> Sequence[Problem]:
         return ()
     shape = settings.recipe.model_shape()
     return () if shape is None else settings.strategy.model_problems(shape, cluster.ranks)
+
+
+def _claims(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
+    """Where the recipe and a file of the framework's own say different things."""
+    if not isinstance(settings.strategy, Configured):
+        return
+    for claim in settings.strategy.claims(cluster):
+        ours = attrgetter(claim.key)(settings)
+        if ours not in claim.values:
+            wanted = json.dumps(claim.values[0]).strip('"')
+            yield Problem(claim.key, ours, claim.said, f"set {claim.key}={wanted}, or change the file")
 
 
 def _folder(settings: Settings) -> Iterator[Problem]:

@@ -1,0 +1,306 @@
+"""Horovod and Accelerate on real ranks: every way to compute, travelling checkpoints, one synchronisation per global
+batch, and what happens when the ranks do not find or lose each other."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conformance.decoder import Decoder, DecoderTask
+from tests.conformance.pool import Pool
+from tests.conformance.settings import STRATEGIES, make
+from tests.conformance.test_same_run import same_run
+from tests.conformance.training import curve, tensors, train, trained_ids
+from trainkit import main
+from trainkit.errors import TrainkitError
+from trainkit.protocols import Batch
+from trainkit.strategy._spmd import SpmdEngine
+
+BOTH = ("horovod", "accelerate")
+
+
+class TiedFrozen(DecoderTask):
+    """One parameter in two places, and a block that is not trained: as under LoRA, most have no gradient."""
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        if isinstance(model, Decoder):
+            model.head.weight = model.tokens.weight
+            model.layers[0].requires_grad_(False)
+        return model
+
+
+@pytest.mark.parametrize("strategy", BOTH)
+@pytest.mark.parametrize(
+    "option",
+    [{"activation_checkpointing": True}, {"compile": True}, {"clip_norm": None, "ema": 0.9}, {"task": TiedFrozen()}],
+    ids=lambda option: " ".join(option),
+)
+def test_every_way_to_compute_keeps_the_curve(
+    strategy: str, option: dict[str, Any], pool: Pool, tmp_path: Path
+) -> None:
+    local, spread = tmp_path / "local", tmp_path / strategy
+    pool.run(1, train, str(local), 1, None, option)
+    pool.run(2, train, str(spread), 1, None, option | {"strategy": strategy, "micro_batch": 3})
+    same_run(spread, local, 1e-5, 1e-4)
+    ours, theirs = tensors(spread, 20), tensors(local, 20)
+    assert ours.keys() == theirs.keys()
+    for name in (n for n in theirs if n.startswith("ema.")):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", BOTH)
+def test_bf16_keeps_weights_moments_and_reductions_in_fp32(strategy: str, pool: Pool, tmp_path: Path) -> None:
+    ddp, ours = tmp_path / "ddp", tmp_path / strategy
+    for folder, name in ((ddp, "ddp"), (ours, strategy)):
+        pool.run(2, train, str(folder), 1, None, {"strategy": name, "precision": "bf16"})
+    same_run(ours, ddp, 1e-5, 1e-4)  # the same roundings: only the order of fp32 sums may differ
+    assert {t.dtype for t in tensors(ours, 20).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("strategy", BOTH)
+def test_a_checkpoint_travels_there_and_back(strategy: str, pool: Pool, tmp_path: Path) -> None:
+    reference = tmp_path / "reference"
+    pool.run(1, train, str(reference), 1, None, {})
+    for before, after in (("local", 1), (strategy, 2)), ((strategy, 2), ("local", 1)):
+        moved = tmp_path / f"{before[0]}-{after[0]}"
+        pool.run(before[1], train, str(moved), 1, 11, {"strategy": before[0], "micro_batch": 1})
+        pool.run(after[1], train, str(moved), 2, None, {"strategy": after[0]})
+        same_run(moved, reference, 1e-5, 1e-4)
+
+
+@pytest.mark.parametrize("strategy", BOTH)
+def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
+    strategy: str, pool: Pool, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    options = {"strategy": strategy, "ema": 0.9, "task": DecoderTask(dropout=0.2), "eval_every": 4}
+    pool.run(2, train, str(whole), 1, None, options)
+    assert pool.run(2, train, str(broken), 1, 19, options) == ["stopped"] * 2
+    assert pool.run(2, train, str(broken), 2, None, options) == ["done"] * 2
+    ours, theirs = tensors(broken, 20), tensors(whole, 20)
+    assert [n for n in theirs if not torch.equal(ours[n], theirs[n])] == []
+    assert trained_ids(broken) == trained_ids(whole)
+    assert [r.get("eval_loss") for r in curve(broken)] == [r.get("eval_loss") for r in curve(whole)]
+
+
+# --------------------------------------------------------------------- one synchronisation per global batch
+
+
+def engine_of(strategy: str, **options: Any) -> tuple[Any, Any]:
+    """World and engine of this rank."""
+    settings = make("", strategy, **options)
+    world = settings.strategy.connect("cpu")
+    engine = settings.strategy.build(main.training(settings), world)
+    if not isinstance(engine, SpmdEngine):
+        raise TypeError(engine)
+    return world, engine
+
+
+def share_of(world: Any, micro_batch: int) -> tuple[list[Batch], float]:
+    """This rank's part of samples 0 to 11, and the weight of all of them."""
+    source = DecoderTask().build_data().train
+    mine = range(world.dp_rank * 6, world.dp_rank * 6 + 6)
+    share = [source.fetch(mine[i : i + micro_batch]) for i in range(0, 6, micro_batch)]
+    return share, source.fetch(range(12)).weight
+
+
+def reductions(strategy: str) -> list[int]:
+    """How many tensors this rank sends in global batches of 3, 1 and 6 micro-batches."""
+    world, engine = engine_of(strategy)
+    sent: list[int] = []
+    if strategy == "horovod":
+        from horovod.torch import optimizer
+
+        reduce = optimizer.allreduce_async_
+        optimizer.allreduce_async_ = lambda *a, **k: (sent.append(1), reduce(*a, **k))[1]
+    else:
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+        engine._wrapped.register_comm_hook(None, lambda s, bucket: (sent.append(1), allreduce_hook(s, bucket))[1])
+    counts = []
+    for micro_batch in (2, 6, 1):
+        sent.clear()
+        engine.forward_backward(*share_of(world, micro_batch))
+        engine.update(1e-3)
+        counts.append(len(sent))
+    if strategy == "horovod":
+        optimizer.allreduce_async_ = reduce
+    world.close()
+    return counts
+
+
+def test_gradients_are_synchronised_once_however_many_micro_batches_there_are(pool: Pool) -> None:
+    parameters = len(list(DecoderTask().build_model().parameters()))
+    assert pool.run(2, reductions, "horovod") == [[parameters] * 3] * 2
+    assert pool.run(2, reductions, "accelerate") == [[1] * 3] * 2  # all of this model fits into one bucket
+
+
+def discarded(strategy: str) -> bool:
+    """Whether a discarded global batch leaves neither a trace in the weights nor a gradient on its way."""
+    world, engine = engine_of(strategy)
+    before = [p.detach().clone() for p in engine.parameters]
+    engine.forward_backward(*share_of(world, 2))
+    engine.discard()
+    unchanged = all(torch.equal(p, b) for p, b in zip(engine.parameters, before, strict=True))
+    engine.forward_backward(*share_of(world, 3))
+    engine.update(1e-3)
+    world.close()
+    return unchanged
+
+
+@pytest.mark.parametrize("strategy", BOTH)
+def test_a_bad_step_is_discarded(strategy: str, pool: Pool) -> None:
+    assert pool.run(2, discarded, strategy) == [True, True]
+
+
+# ------------------------------------------------------------------------------------------------ Horovod
+
+
+class Unused(DecoderTask):
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        model.spare = nn.Linear(2, 2)
+        return model
+
+
+def refused(strategy: str, task: DecoderTask) -> str:
+    world, engine = engine_of(strategy, task=task)
+    try:
+        engine.forward_backward(*share_of(world, 2))
+        engine.update(1e-3)
+    except TrainkitError as error:
+        return str(error)
+    finally:
+        world.close()
+    return "nothing was refused"
+
+
+def test_horovod_refuses_a_parameter_that_nothing_uses(pool: Pool) -> None:
+    """Horovod would invent a gradient for it, and weight decay would change it."""
+    for message in pool.run(2, refused, "horovod", Unused()):
+        assert "spare.weight, spare.bias took no part in the loss" in message
+
+
+class Normed(DecoderTask):
+    """Running statistics behind the tokens, and weights that differ from rank to rank."""
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        if isinstance(model, Decoder):
+            model.norm = nn.Sequential(_Statistics(self.width), model.norm)  # type: ignore[assignment]
+            with torch.no_grad():
+                model.tokens.weight += int(os.environ["RANK"])
+            model.places.to(torch.bfloat16).requires_grad_(False)
+        return model
+
+
+class _Statistics(nn.BatchNorm1d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def state_after_a_step(strategy: str) -> dict[str, torch.Tensor]:
+    world, engine = engine_of(strategy, task=Normed())
+    start = engine.model.tokens.weight.detach().clone()
+    engine.forward_backward(*share_of(world, 3))
+    engine.update(1e-3)
+    state = {"start": start, **{n: t.clone() for n, t in engine.model.state_dict().items()}}
+    world.close()
+    return {name: t.float() for name, t in state.items()}
+
+
+def test_horovod_gives_all_ranks_the_weights_and_statistics_of_rank_0(pool: Pool) -> None:
+    first, second = pool.run(2, state_after_a_step, "horovod")
+    assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
+    assert first["norm.0.num_batches_tracked"] == 2
+    assert first["norm.0.running_mean"].any()
+
+
+def door() -> tuple[str, str]:
+    """Where the rendezvous server listened, and what a caller finds there after all have met."""
+    world = STRATEGIES["horovod"].connect("cpu")
+    world.barrier()  # rank 0 is here only when it has ended its server
+    where = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"], int(os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"])
+    try:
+        socket.create_connection(where, 5).close()
+        found = "open"
+    except ConnectionRefusedError:
+        found = "closed"
+    world.close()
+    return where[0], found
+
+
+def test_the_rendezvous_server_listens_on_the_loopback_and_only_until_all_have_met(pool: Pool) -> None:
+    assert pool.run(2, door) == [("127.0.0.1", "closed")] * 2
+
+
+def deserted() -> str:
+    """Rank 1 leaves, as a rank does that fails; rank 0 is in a reduction."""
+    import horovod.torch as hvd
+
+    world = STRATEGIES["horovod"].connect("cpu")
+    message = ""
+    try:
+        if world.rank == 0:
+            world.reduce(torch.ones(2))
+        else:
+            hvd.shutdown()
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+    world.barrier()
+    world.close()
+    return message
+
+
+def test_a_rank_that_leaves_ends_the_reduction_of_the_others(pool: Pool) -> None:
+    waited, left = pool.run(2, deserted, timeout=60)
+    assert "HorovodInternalError: Horovod has been shut down" in waited
+    assert left == ""
+
+
+# --------------------------------------------------------------------------------------------- Accelerate
+
+
+def started_otherwise(how: str) -> str:
+    """Let Accelerate start in another way than the strategy would; return what trainkit says to that."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    strategy = STRATEGIES["accelerate"]
+    if how == "variable":
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "meta"
+    try:
+        if how == "before":
+            assert Accelerator().num_processes == 1  # on both ranks, and without a word
+        world = strategy.connect("cpu")
+        if how == "between":
+            assert Accelerator().num_processes == 1
+        strategy.build(main.training(make("", "accelerate")), world)
+    except TrainkitError as error:
+        return str(error)
+    finally:
+        os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+        AcceleratorState._reset_state(True)
+        PartialState().destroy_process_group()
+        PartialState._reset_state()
+    return "not seen"
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_silent_start_without_the_other_ranks_is_refused(when: str, pool: Pool) -> None:
+    for rank, message in enumerate(pool.run(2, started_otherwise, when)):
+        assert "started as rank 0 of 1 on cpu (distributed_type=NO)" in message
+        assert f"but this is rank {rank} of 2" in message
+
+
+def test_a_start_on_another_device_is_refused(pool: Pool) -> None:
+    for message in pool.run(2, started_otherwise, "variable"):
+        assert "on meta" in message
+        assert "ACCELERATE_TORCH_DEVICE" in message

@@ -102,6 +102,27 @@ class ModelShape:
     heads: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """How a model is cut into the stages of a pipeline: first -> Task.blocks, one after the other -> last.
+
+    first    the modules before the blocks (embeddings), which only the first stage has
+    last     those after them (norm, head), which only the last stage has
+    shape    shape(inputs): the shape of the hidden state that goes from block to block, for one micro-batch
+    forward  forward(model, hidden, inputs, is_last): what one stage computes. `hidden` is what the stage before has
+             returned, None in the first. In `model` a module that another stage has returns its first input, an
+             Embedding zero. Returns the hidden state, in the last stage the model's output.
+    example  inputs of a small micro-batch. Where there is one, the stages are compared with the whole model before
+             training.
+    """
+
+    first: Sequence[nn.Module]
+    last: Sequence[nn.Module]
+    shape: Callable[[Mapping[str, Tensor]], Sequence[int]]
+    forward: Callable[[nn.Module, Tensor | None, Mapping[str, Tensor], bool], Any]
+    example: Mapping[str, Tensor] | None = None
+
+
 class Task(ABC):
     """What is trained. A recipe is a frozen dataclass that derives from this and fills in three methods.
 
@@ -153,6 +174,10 @@ class Task(ABC):
         None: it cannot be divided."""
         plan: Mapping[str, Any] | None = getattr(model, "tp_plan", None)
         return plan
+
+    def pipeline(self, model: nn.Module) -> Parts | None:
+        """How `model` is cut into the stages of a pipeline; None: it cannot be."""
+        return None
 
     def sample(self, model: nn.Module) -> str | None:
         """A short text that shows what the model does now (one generation); shown before and after."""

@@ -12,6 +12,7 @@ from trainkit.strategy.ddp import Ddp
 from trainkit.strategy.fsdp import Fsdp
 from trainkit.strategy.local import Local
 from trainkit.strategy.mesh import Mesh
+from trainkit.strategy.pipeline import Pipeline
 from trainkit.strategy.tensor import Tensor
 
 WAIT = 60
@@ -23,6 +24,7 @@ FSDP: dict[str, Any] = {
     "timeout_s": WAIT,
 }
 TENSOR: dict[str, Any] = {"size": None, "sequence_parallel": False, "loss_parallel": False, "timeout_s": WAIT}
+PIPELINE: dict[str, Any] = {"stages": None, "schedule": "1f1b", "virtual_stages": 1, "cut": None, "timeout_s": WAIT}
 MESH: dict[str, Any] = FSDP | TENSOR | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
 MESH.pop("size")
 
@@ -36,6 +38,11 @@ STRATEGIES: dict[str, Strategy] = {
     "tensor": Tensor(**TENSOR),
     "tensor-sequence": Tensor(**TENSOR | {"sequence_parallel": True}),
     "tensor-loss": Tensor(**TENSOR | {"loss_parallel": True}),
+    "pipeline-gpipe": Pipeline(**PIPELINE | {"schedule": "gpipe"}),
+    "pipeline": Pipeline(**PIPELINE),
+    "pipeline-interleaved": Pipeline(**PIPELINE | {"schedule": "interleaved1f1b", "virtual_stages": 2}),
+    "pipeline-zero": Pipeline(**PIPELINE | {"schedule": "zero_bubble", "virtual_stages": 2}),
+    "pipeline-cut": Pipeline(**PIPELINE | {"cut": ["layers.3"]}),
     "mesh-replicas-shard": Mesh(**MESH | {"replicas": 2}),
     "mesh-replicas-tensor": Mesh(**MESH | {"replicas": 2, "shard": 1, "tensor": 2}),
     "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),

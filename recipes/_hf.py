@@ -67,6 +67,14 @@ def location(model: str) -> str:
     return str(snapshot_download(model, allow_patterns=list(FILES), local_files_only=True))
 
 
+def found(model: str) -> Path | None:
+    """As `location`, but None where the files are not on this machine."""
+    try:
+        return Path(location(model))
+    except (OSError, ValueError):
+        return None
+
+
 # Where a Llama-style decoder's sequence is divided between the layers' matrices, for strategy.sequence_parallel.
 SEQUENCE = {
     "model.layers.0": "sequence_split_input",

@@ -139,8 +139,8 @@ class LlmFinetune(Task):
         return cross_entropy(output.logits[0].float(), targets["labels"], reduction="sum")
 
     def model_shape(self) -> ModelShape | None:
-        folder = _smollm2.converted() if self.model == DEFAULT_MODEL else Path(self.model).expanduser()
-        return _hf.model_shape(folder)
+        folder = _smollm2.converted() if self.model == DEFAULT_MODEL else _hf.found(self.model)
+        return None if folder is None else _hf.model_shape(folder)
 
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         plan = super().tensor_plan(model)

@@ -1,5 +1,4 @@
-"""What the recipes share about transformers: being quiet, finding a model, and dividing it over tensor and pipeline axes.
-"""
+"""What the recipes share about transformers: being quiet, finding a model, and dividing it over the axes of a mesh."""
 
 from __future__ import annotations
 

@@ -25,8 +25,9 @@ FSDP: dict[str, Any] = {
 }
 TENSOR: dict[str, Any] = {"size": None, "sequence_parallel": False, "loss_parallel": False, "timeout_s": WAIT}
 PIPELINE: dict[str, Any] = {"stages": None, "schedule": "1f1b", "virtual_stages": 1, "cut": None, "timeout_s": WAIT}
-MESH: dict[str, Any] = FSDP | TENSOR | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
+MESH: dict[str, Any] = FSDP | TENSOR | PIPELINE | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
 MESH.pop("size")
+MESH.pop("stages")
 
 STRATEGIES: dict[str, Strategy] = {
     "local": Local(),
@@ -43,9 +44,12 @@ STRATEGIES: dict[str, Strategy] = {
     "pipeline-interleaved": Pipeline(**PIPELINE | {"schedule": "interleaved1f1b", "virtual_stages": 2}),
     "pipeline-zero": Pipeline(**PIPELINE | {"schedule": "zero_bubble", "virtual_stages": 2}),
     "pipeline-cut": Pipeline(**PIPELINE | {"cut": ["layers.3"]}),
+    "pipeline-shard": Pipeline(**PIPELINE | {"stages": 2}),
     "mesh-replicas-shard": Mesh(**MESH | {"replicas": 2}),
     "mesh-replicas-tensor": Mesh(**MESH | {"replicas": 2, "shard": 1, "tensor": 2}),
     "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
+    "mesh-pipeline-tensor": Mesh(**MESH | {"pipeline": 2, "tensor": 2}),
+    "mesh-pipeline-shard": Mesh(**MESH | {"pipeline": 2, "schedule": "interleaved1f1b", "virtual_stages": 2}),
 }
 
 RANKS: dict[str, tuple[int, ...]] = {
@@ -57,10 +61,20 @@ RANKS: dict[str, tuple[int, ...]] = {
     "tensor": (1, 2, 4),
     "tensor-sequence": (2,),
     "tensor-loss": (2, 4),
+    "pipeline": (1, 2, 4),
+    "pipeline-gpipe": (2, 4),
+    "pipeline-interleaved": (2,),
+    "pipeline-zero": (2,),
+    "pipeline-cut": (2,),
+    "pipeline-shard": (4,),
     "mesh-replicas-shard": (4,),
     "mesh-replicas-tensor": (4,),
     "mesh-shard-tensor": (4,),
+    "mesh-pipeline-tensor": (4,),
+    "mesh-pipeline-shard": (4,),
 }
+
+PIPELINES = [(name, ranks) for name, counts in RANKS.items() if "pipeline" in name for ranks in counts if ranks > 1]
 
 # Where a model is divided, what is built on its weights and its forward has to be proved too.
 DIVIDED = [("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)]

@@ -73,7 +73,7 @@ class Copies:
 @dataclass(frozen=True, kw_only=True)
 class DecoderTask(Task):
     width: int = 32
-    layers: int = 2
+    layers: int = 4
     dropout: float = 0.0
     samples: int = 53
     heldout: int = 11

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from trainkit.errors import Problem
@@ -49,7 +49,9 @@ class Staging:
             yield Problem("strategy.virtual_stages", virtual, message, hint)
         if virtual == 1 and self.schedule == "interleaved1f1b":
             message = "interleaves several stages per rank"
-            yield Problem("strategy.schedule", self.schedule, message, "set strategy.virtual_stages=2, or schedule=1f1b")
+            yield Problem(
+                "strategy.schedule", self.schedule, message, "set strategy.virtual_stages=2, or schedule=1f1b"
+            )
         if self.cut is not None and len(self.cut) != ranks * virtual - 1:
             stages = ranks * virtual
             message = f"should name {stages - 1} blocks: the first of each of the {stages} stages but stage 0"
@@ -92,11 +94,18 @@ class Meshed(ABC):
         return axes.fill(axes.nearest(ranks)).data
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
-        return self.axes(cluster.ranks).problems(cluster.ranks)
+        axes = self.axes(cluster.ranks)
+        problems = [*axes.problems(cluster.ranks), *self.staging().problems(axes.pipeline)]
+        for key, on in asdict(self.splitting()).items():
+            if on and axes.pipeline > 1:
+                message = "cannot be used with a pipeline axis: between its stages hidden states are whole"
+                problems.append(Problem(f"strategy.{key}", True, message, "set it to false"))
+        return problems
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements protocols.Divides."""
-        return self.axes(ranks).model_problems(shape)
+        axes = self.axes(ranks)
+        return [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._mesh import MeshWorld

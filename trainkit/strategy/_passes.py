@@ -35,8 +35,8 @@ class Feed:
     """What goes through the pipeline in the pass that runs: every rank of it has the same micro-batches. The last stage
     leaves the results here."""
 
-    def __init__(self, task: Task, device: torch.device, autocast: AbstractContextManager[Any]) -> None:
-        self.task, self.device, self.autocast = task, device, autocast
+    def __init__(self, task: Task, parts: Parts, device: torch.device, autocast: AbstractContextManager[Any]) -> None:
+        self.task, self.parts, self.device, self.autocast = task, parts, device, autocast
         self.batches: Sequence[Batch] = ()
         self.training, self.scale, self.size = True, 0.0, 0
         self.loss = torch.zeros((), device=device)
@@ -48,6 +48,10 @@ class Feed:
         self.batches = [batch.to(self.device) for batch in batches]
         self.training, self.scale = training, scale
         self._given.clear()
+
+    def longest(self) -> int:
+        """Elements of the largest hidden state in this pass."""
+        return max(math.prod(self.parts.shape(batch.inputs)) for batch in self.batches)
 
     def next(self, stage: int) -> Batch:
         """The micro-batch that `stage` computes now. Every schedule takes them forward in their order."""
@@ -70,19 +74,18 @@ class Stage(nn.Module):
     """Stage `number` as torch's schedules call it: buffer in, buffer out. `model` is the model with what this stage has
     of it. Hidden states travel in fp32."""
 
-    def __init__(self, model: nn.Module, parts: Parts, number: int, is_last: bool, feed: Feed) -> None:
+    def __init__(self, model: nn.Module, number: int, is_last: bool, feed: Feed) -> None:
         super().__init__()
-        self.model, self.number, self.is_last = model, number, is_last
-        self._parts, self._feed = parts, feed
+        self.model, self.number, self.is_last, self._feed = model, number, is_last, feed
 
     def forward(self, *received: Tensor) -> Tensor:
         feed, batch = self._feed, self._feed.next(self.number)
         hidden = None
         if received:
-            shape = self._parts.shape(batch.inputs)
+            shape = feed.parts.shape(batch.inputs)
             hidden = received[0][: math.prod(shape)].view(*shape)
         with feed.autocast:
-            output = self._parts.forward(self.model, hidden, batch.inputs, self.is_last)
+            output = feed.parts.forward(self.model, hidden, batch.inputs, self.is_last)
             if self.is_last:
                 return feed.result(output, batch)
         flat = output.float().flatten()
@@ -101,12 +104,11 @@ class Passes:
         self._stages, self._count, self._name, self._group, self._feed = stages, count, name, group, feed
         self._made: dict[tuple[int, bool], Any] = {}
 
-    def run(self, shape: Parts) -> None:
+    def run(self) -> None:
         """One pass of the feed's micro-batches: forward and, in training, backward. Collective in the pipeline."""
         feed = self._feed
-        size = max(math.prod(shape.shape(batch.inputs)) for batch in feed.batches)
-        if size > feed.size:
-            feed.size = size
+        if feed.longest() > feed.size:
+            feed.size = feed.longest()
             self._made.clear()
         key = (len(feed.batches), feed.training)
         if key not in self._made:
@@ -117,9 +119,25 @@ class Passes:
     def _make(self, micro_batches: int, training: bool) -> Any:
         stages = [self._stage(number, stage, training) for number, stage in self._stages.items()]
         loss = _as_it_is if training else None  # the last stage has computed it
-        kind = schedule(self._name if training else "gpipe", micro_batches, self._group.size(), self._count)
+        kind = schedule(self._fitting(micro_batches) if training else "gpipe", len(stages) > 1)
         single = kind in (ScheduleGPipe, Schedule1F1B)
         return kind(stages[0] if single else stages, micro_batches, loss_fn=loss, scale_grads=False)
+
+    def _fitting(self, micro_batches: int) -> ScheduleName:
+        """The schedule to run so many micro-batches by: where the chosen one cannot take them, all forwards run before
+        the backwards. The gradients are the same, with more memory and more waiting."""
+        name, ranks, speaks = self._name, self._group.size(), self._group.rank() == 0
+        if speaks and micro_batches < ranks:
+            told = (
+                "%s micro-batches on %s ranks: most ranks wait most of the time; a smaller train.micro_batch gives more"
+            )
+            log.warning(told, micro_batches, ranks)
+        if runs(name, micro_batches, ranks, self._count):
+            return name
+        if speaks:
+            told = "strategy.schedule=%s cannot run %s micro-batches on %s stages: this global batch runs as gpipe"
+            log.warning(told, name, micro_batches, self._count)
+        return "gpipe"
 
     def _stage(self, number: int, stage: Stage, training: bool) -> PipelineStage:
         """With shapes given, torch has no need to run the model to find them."""
@@ -137,14 +155,8 @@ class Passes:
         )
 
 
-def schedule(name: ScheduleName, micro_batches: int, ranks: int, stages: int) -> Any:
-    """The class of torch's schedule for that many micro-batches. Where `name` cannot take them, one that runs all
-    forwards before the backwards does: the same gradients, with more memory and more waiting."""
-    virtual = stages > ranks
-    if not runs(name, micro_batches, ranks, stages):
-        told = "strategy.schedule=%s cannot run %s micro-batches on %s stages: all forwards run before the backwards"
-        log.warning(told, name, micro_batches, stages)
-        name = "gpipe"
+def schedule(name: ScheduleName, virtual: bool) -> Any:
+    """The class of torch's schedule; `virtual`: a rank has several stages."""
     kinds: dict[ScheduleName, Any] = {
         "gpipe": ScheduleLoopedBFS if virtual else ScheduleGPipe,
         "1f1b": Schedule1F1B,
@@ -155,7 +167,7 @@ def schedule(name: ScheduleName, micro_batches: int, ranks: int, stages: int) ->
 
 
 def runs(name: ScheduleName, micro_batches: int, ranks: int, stages: int) -> bool:
-    """Whether torch's schedule takes that many: 1F1B one per stage, the others whole rounds over the ranks."""
+    """Whether torch's schedule takes that many: 1F1B one per stage at least, the others equal rounds over the ranks."""
     if name == "gpipe":
         return True
     if name == "1f1b":

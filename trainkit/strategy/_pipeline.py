@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from trainkit.canonical import trainable
+from trainkit.canonical import trainable, wildcard
 from trainkit.errors import ConfigError, Problem
-from trainkit.protocols import Batch, Engine, Parts, Task, Training, World
+from trainkit.protocols import Batch, Engine, Task, Training, World
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._mesh_engine import refusing_plan, split_by_layout
 from trainkit.strategy._meshed import Sharding, Splitting, Staging
@@ -30,7 +30,8 @@ from trainkit.strategy._parallelize import Options, parallelize, sharded
 from trainkit.strategy._passes import Feed, Passes, Stage
 from trainkit.strategy._same import same_start
 from trainkit.strategy._spmd import SpmdEngine, task_model
-from trainkit.strategy._stages import Sections, keeping, prove, sections
+from trainkit.strategy._stages import Absent, Sections, keeping, prove, sections
+from trainkit.strategy._tensor import Plan
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,6 @@ class Line:
     stages: Mapping[int, Stage]
     passes: Passes
     feed: Feed
-    parts: Parts
     copies: Sequence[str]
     whole: tuple[int, int]
 
@@ -58,39 +58,37 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     """The engine for `world`, which a Meshed strategy has connected and which has a pipeline axis."""
     if not isinstance(world, MeshWorld):
         raise TypeError(f"a mesh is needed, not {type(world).__name__}")
-    if problems := [*_unfit(training, splitting, staging)]:
-        raise ConfigError(problems)
+    if staging.schedule == "zero_bubble" and training.compile:
+        message = "torch cannot split the backward of a compiled block, as strategy.schedule=zero_bubble does"
+        hint = "set it to false, or choose strategy.schedule=1f1b"
+        raise ConfigError([Problem("train.compile", True, message, hint)])
     model = task_model(training)
     same_start(model, world)
     plan = refusing_plan(training.task, model, world, splitting)
     ranks, virtual = world.axes.pipeline, staging.virtual_stages
     found, parts = sections(training.task, model, ranks * virtual, staging.cut)
     prove(model, found, parts)
-    options = Options(
-        sharding=sharding,
-        splitting=splitting,
-        plan=plan and {f"model.{name}": style for name, style in plan.items()},  # Stage calls its module so
-        activation_checkpointing=training.activation_checkpointing,
-        compile=training.compile,
-    )
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=training.precision == "bf16")
-    feed = Feed(training.task, world.device, autocast)
-    line = _line(model, found, parts, feed, staging, world)
+    feed = Feed(training.task, parts, world.device, autocast)
+    line = _line(model, found, feed, staging, world)
     for number, stage in line.stages.items():
+        options = Options(
+            sharding=sharding,
+            splitting=splitting,
+            plan=plan and stage_plan(stage, plan),
+            activation_checkpointing=training.activation_checkpointing,
+            compile=training.compile,
+        )
         blocks = found.blocks[found.bounds[number] : found.bounds[number + 1]]
         parallelize(stage, [stage.model.get_submodule(name) for name in blocks], world, options)
     return PipelineEngine(training, line, world)
 
 
-def _line(
-    model: nn.Module, found: Sections, parts: Parts, feed: Feed, staging: Staging, world: MeshWorld
-) -> Line:
+def _line(model: nn.Module, found: Sections, feed: Feed, staging: Staging, world: MeshWorld) -> Line:
     ranks = world.axes.pipeline
     count = ranks * staging.virtual_stages
     numbers = range(world.coordinate("pipeline"), count, ranks)
-    stages = {
-        n: Stage(keeping(model, found.units, found.of([n])), parts, n, n == count - 1, feed) for n in numbers
-    }
+    stages = {n: Stage(keeping(model, found.units, found.of([n])), n, n == count - 1, feed) for n in numbers}
     whole = sum(p.numel() for p in model.parameters()), sum(p.numel() for _, p in trainable(model))
     copied = [name for name, _ in trainable(model) if any(name.startswith(f"{unit}.") for unit in found.tied)]
     return Line(
@@ -98,20 +96,16 @@ def _line(
         stages=stages,
         passes=Passes(stages, count, staging.schedule, world.mesh.get_group("pipeline"), feed),
         feed=feed,
-        parts=parts,
         copies=copied,
         whole=whole,
     )
 
 
-def _unfit(training: Training, splitting: Splitting, staging: Staging) -> Iterator[Problem]:
-    for on, key in ((splitting.sequence_parallel, "sequence_parallel"), (splitting.loss_parallel, "loss_parallel")):
-        if on:
-            message = "cannot be used with a pipeline axis: stages pass whole hidden states, and the last one logits"
-            yield Problem(f"strategy.{key}", True, message, "set it to false, or use no pipeline axis")
-    if staging.schedule == "zero_bubble" and training.compile:
-        message = "torch cannot split the backward of a compiled block, as strategy.schedule=zero_bubble does"
-        yield Problem("train.compile", True, message, "set it to false, or choose strategy.schedule=1f1b")
+def stage_plan(stage: Stage, plan: Plan) -> Plan:
+    """What the whole model's `plan` says of the modules that `stage` has, by their names in it."""
+    had = [name for name, module in stage.model.named_modules() if not isinstance(module, Absent)]
+    styles = {name: plan.get(name, plan.get(wildcard(name))) for name in had}
+    return {f"model.{name}": style for name, style in styles.items() if style is not None}
 
 
 class PipelineEngine(SpmdEngine):
@@ -125,6 +119,8 @@ class PipelineEngine(SpmdEngine):
         self._gathering: list[FSDPModule] = [part for stage in line.stages.values() for part in sharded(stage)]
         named = dict(trainable(line.model))
         self._copies = [named[name] for name in line.copies if name in named]
+        if world.rank == 0 and type(self.task).sample is not Task.sample:
+            log.warning("no sample is drawn: generation needs the whole model, and a rank has stages of it")
 
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
         """All ranks of the pipeline give the same share; the loss sum is the last stage's, and zero elsewhere."""
@@ -133,7 +129,7 @@ class PipelineEngine(SpmdEngine):
         feed = self._line.feed
         feed.loss = torch.zeros((), device=self.world.device)
         feed.start(share, training=True, scale=self.world.dp_size / weight if weight else 0.0)
-        self._line.passes.run(self._line.parts)
+        self._line.passes.run()
         return feed.loss
 
     def _clip(self) -> Tensor:
@@ -169,15 +165,14 @@ class PipelineEngine(SpmdEngine):
         with self._evaluating():
             while batches := [*islice(rest, 4 * (self._last + 1))]:
                 feed.start(batches, training=False)
-                self._line.passes.run(self._line.parts)
+                self._line.passes.run()
                 weight += sum(batch.weight for batch in batches)
-        names = next((found for found in self.world.gather(list(feed.sums)) if found), [])
+        gathered: list[list[str]] = self.world.gather([*feed.sums])
+        names = next((found for found in gathered if found), [])
         zero = torch.zeros((), dtype=torch.float64, device=self.world.device)
         return {name: feed.sums.get(name, zero) for name in names}, weight
 
     def sample(self) -> str | None:
-        if self.world.rank == 0 and type(self.task).sample is not Task.sample:
-            log.warning("no sample is drawn: generation needs the whole model, and this rank has a stage of it")
         return None
 
     @contextmanager

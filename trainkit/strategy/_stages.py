@@ -58,9 +58,7 @@ def sections(task: Task, model: nn.Module, stages: int, cut: Sequence[int | str]
         raise _refused(f"the model {kind} does not say how it is cut into stages", hint)
     names = {id(module): name for name, module in model.named_modules()}
     blocks = [names[id(block)] for block in task.blocks(model)]
-    found = Sections(
-        blocks=blocks, first=[names[id(m)] for m in parts.first], last=[names[id(m)] for m in parts.last]
-    )
+    found = Sections(blocks=blocks, first=[names[id(m)] for m in parts.first], last=[names[id(m)] for m in parts.last])
     if len(set(blocks)) < stages:
         raise _refused(f"{stages} stages need as many blocks, and the model {kind} has {len(set(blocks))}", "")
     found = replace(found, tied=_tied(kind, model, found))

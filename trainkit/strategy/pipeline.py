@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Gt
 
-from trainkit.errors import Problem
-from trainkit.protocols import Cluster, ModelShape
 from trainkit.strategy._axes import Axes
 from trainkit.strategy._meshed import Meshed, ScheduleName, Sharding, Splitting, Staging
 
@@ -36,10 +33,3 @@ class Pipeline(Meshed):
 
     def staging(self) -> Staging:
         return Staging(schedule=self.schedule, virtual_stages=self.virtual_stages, cut=self.cut)
-
-    def problems(self, cluster: Cluster) -> Sequence[Problem]:
-        ranks = self.axes(cluster.ranks).pipeline
-        return [*super().problems(cluster), *self.staging().problems(ranks)]
-
-    def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
-        return self.staging().model_problems(shape, self.axes(ranks).pipeline)

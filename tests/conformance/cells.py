@@ -43,6 +43,7 @@ STRATEGIES: dict[str, Strategy] = {
     "pipeline": Pipeline(**PIPELINE),
     "pipeline-interleaved": Pipeline(**PIPELINE | {"schedule": "interleaved1f1b", "virtual_stages": 2}),
     "pipeline-zero": Pipeline(**PIPELINE | {"schedule": "zero_bubble", "virtual_stages": 2}),
+    "pipeline-zero-single": Pipeline(**PIPELINE | {"schedule": "zero_bubble"}),
     "pipeline-cut": Pipeline(**PIPELINE | {"cut": ["layers.3"]}),
     "pipeline-shard": Pipeline(**PIPELINE | {"stages": 2}),
     "mesh-replicas-shard": Mesh(**MESH | {"replicas": 2}),
@@ -65,6 +66,7 @@ RANKS: dict[str, tuple[int, ...]] = {
     "pipeline-gpipe": (2, 4),
     "pipeline-interleaved": (2,),
     "pipeline-zero": (2,),
+    "pipeline-zero-single": (2,),
     "pipeline-cut": (2,),
     "pipeline-shard": (4,),
     "mesh-replicas-shard": (4,),
@@ -74,9 +76,8 @@ RANKS: dict[str, tuple[int, ...]] = {
     "mesh-pipeline-shard": (4,),
 }
 
-PIPELINES = [(name, ranks) for name, counts in RANKS.items() if "pipeline" in name for ranks in counts if ranks > 1]
-
 # Where a model is divided, what is built on its weights and its forward has to be proved too.
 DIVIDED = [("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)]
+DIVIDED += [("pipeline", 2), ("pipeline-interleaved", 2), ("mesh-pipeline-shard", 4)]
 
 CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -30,7 +30,7 @@ from trainkit.strategy._parallelize import Options, parallelize, sharded
 from trainkit.strategy._passes import Feed, Passes, Stage
 from trainkit.strategy._same import same_start
 from trainkit.strategy._spmd import SpmdEngine, task_model
-from trainkit.strategy._stages import Absent, Sections, keeping, prove, sections
+from trainkit.strategy._stages import Absent, Sections, all_train, keeping, prove, sections
 from trainkit.strategy._tensor import Plan
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,10 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     plan = refusing_plan(training.task, model, world, splitting)
     ranks, virtual = world.axes.pipeline, staging.virtual_stages
     found, parts = sections(training.task, model, ranks * virtual, staging.cut)
+    all_train(model, found, ranks)
     prove(model, found, parts)
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=training.precision == "bf16")
+    parts = replace(parts, first=(), last=())  # else what other stages have would stay in memory
     feed = Feed(training.task, parts, world.device, autocast)
     line = _line(model, found, feed, staging, world)
     for number, stage in line.stages.items():

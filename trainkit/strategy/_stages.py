@@ -105,6 +105,18 @@ def _bounds(model: nn.Module, found: Sections, stages: int, cut: Sequence[int | 
     return _cut.balanced(sizes, stages, elements(found.first), elements([*found.last, *found.tied]))
 
 
+def all_train(model: nn.Module, found: Sections, ranks: int) -> None:
+    """Raises ConfigError where one of `ranks` ranks, which have the stages in turn, would have frozen weights only:
+    there is no optimizer of nothing."""
+    for rank in range(ranks):
+        names = found.of(range(rank, len(found.bounds) - 1, ranks))
+        if not any(p.requires_grad for name in names for p in model.get_submodule(name).parameters()):
+            message = (
+                f"rank {rank} of the pipeline would train nothing: its stages of {type(model).__name__} are frozen"
+            )
+            raise _refused(message, "set strategy.cut so that every rank has a block that is trained")
+
+
 # ------------------------------------------------------------------------------------------------ stages
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.canonical import wildcard
 from trainkit.errors import Problem, TrainkitError
-from trainkit.protocols import ModelShape, Parts, Say
+from trainkit.parts import Parts
+from trainkit.protocols import ModelShape, Say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -124,28 +125,21 @@ def pipeline_parts(model: nn.Module) -> Parts | None:
     from torch import nn
 
     whole: Any = model
-    owners = [m for m in model.modules() if any(isinstance(child, nn.ModuleList) for child in m.children())]
-    decoder = max(owners, key=_depth, default=None)
+    stacks = [(m, child) for m in model.modules() for child in m.children() if isinstance(child, nn.ModuleList)]
     head = whole.get_output_embeddings()
-    if decoder is None or head is None:
+    if not stacks or head is None:
         return None
+    decoder, stack = max(stacks, key=lambda pair: len(pair[1]))
     children = list(decoder.children())
-    stack = max(children, key=lambda child: len(child) if isinstance(child, nn.ModuleList) else 0)
     first, after = children[: children.index(stack)], children[children.index(stack) + 1 :]
     width = whole.config.hidden_size
     return Parts(
         first=first,
-        last=[*(child for child in after if any(True for _ in child.parameters())), head],
+        last=[*(child for child in after if next(child.parameters(), None) is not None), head],
         shape=lambda inputs: (*inputs["input_ids"].shape, width),
         forward=_stage,
         example={"input_ids": torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]])},
     )
-
-
-def _depth(owner: nn.Module) -> int:
-    from torch import nn
-
-    return max((len(child) for child in owner.children() if isinstance(child, nn.ModuleList)), default=0)
 
 
 def _stage(model: nn.Module, hidden: Tensor | None, inputs: Mapping[str, Tensor], is_last: bool) -> Any:

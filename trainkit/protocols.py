@@ -1,4 +1,4 @@
-"""The seams of trainkit and the values that cross them. Imports no other trainkit module but errors.
+"""The seams of trainkit and the values that cross them. Imports of trainkit only errors and parts.
 
     Task       what is trained: model, data, loss          (a recipe; written once)
     Strategy   how one model is spread over ranks          -> World, Engine
@@ -23,6 +23,8 @@ from trainkit.errors import Problem
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from trainkit.parts import Parts
 
 Say = Callable[[str], None]
 """Prints one line of progress where the person at the terminal sees it."""
@@ -100,27 +102,6 @@ class ModelShape:
 
     layers: int
     heads: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """How a model is cut into the stages of a pipeline: first -> Task.blocks, one after the other -> last.
-
-    first    the modules before the blocks (embeddings), which only the first stage has
-    last     those after them (norm, head), which only the last stage has
-    shape    shape(inputs): the shape of the hidden state that goes from block to block, for one micro-batch
-    forward  forward(model, hidden, inputs, is_last): what one stage computes. `hidden` is what the stage before has
-             returned, None in the first. In `model` a module that another stage has returns its first input, an
-             Embedding zero. Returns the hidden state, in the last stage the model's output.
-    example  inputs of a small micro-batch. Where there is one, the stages are compared with the whole model before
-             training.
-    """
-
-    first: Sequence[nn.Module]
-    last: Sequence[nn.Module]
-    shape: Callable[[Mapping[str, Tensor]], Sequence[int]]
-    forward: Callable[[nn.Module, Tensor | None, Mapping[str, Tensor], bool], Any]
-    example: Mapping[str, Tensor] | None = None
 
 
 class Task(ABC):

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainkit.protocols import Batch, Data, ModelShape, Parts, Task
+from trainkit.parts import Parts
+from trainkit.protocols import Batch, Data, ModelShape, Task
 
 VOCAB, LENGTH, HEADS = 61, 12, 4
 

@@ -25,7 +25,8 @@ from torch.distributed.pipelining import (
     ScheduleLoopedBFS,
 )
 
-from trainkit.protocols import Batch, Parts, Task
+from trainkit.parts import Parts
+from trainkit.protocols import Batch, Task
 from trainkit.strategy._meshed import ScheduleName
 
 log = logging.getLogger(__name__)

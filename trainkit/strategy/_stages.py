@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from trainkit.errors import ConfigError, Problem, TrainkitError
-from trainkit.protocols import Parts, Task
+from trainkit.parts import Parts
+from trainkit.protocols import Task
 from trainkit.strategy import _cut
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.conformance.decoder import LENGTH, DecoderTask
 from trainkit.errors import ConfigError, TrainkitError
-from trainkit.protocols import Parts
+from trainkit.parts import Parts
 from trainkit.strategy._stages import keeping, prove, sections
 
 IDS = torch.arange(3 * LENGTH).view(3, LENGTH)

@@ -1,13 +1,20 @@
-"""What the recipes share about transformers: being quiet, and finding a model."""
+"""What the recipes share about transformers: being quiet, finding a model, and dividing it over a tensor axis."""
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from trainkit.canonical import wildcard
 from trainkit.errors import Problem, TrainkitError
-from trainkit.protocols import Say
+from trainkit.protocols import ModelShape, Say
+
+if TYPE_CHECKING:
+    from torch import nn
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt")
@@ -57,3 +64,54 @@ def location(model: str) -> str:
     from huggingface_hub import snapshot_download
 
     return str(snapshot_download(model, allow_patterns=list(FILES), local_files_only=True))
+
+
+def found(model: str) -> Path | None:
+    """As `location`, but None where the files are not on this machine."""
+    try:
+        return Path(location(model))
+    except (OSError, ValueError):
+        return None
+
+
+# Where a Llama-style decoder's sequence is divided between the layers' matrices, for strategy.sequence_parallel.
+SEQUENCE = {
+    "model.layers.0": "sequence_split_input",
+    "model.layers.*.input_layernorm": "sequence",
+    "model.layers.*.self_attn": "sequence_gather_input",
+    "model.layers.*.post_attention_layernorm": "sequence",
+    "model.layers.*.mlp": "sequence_gather_input",
+    "model.norm": "sequence_gather_output",
+}
+
+
+def model_shape(folder: Path) -> ModelShape | None:
+    """What config.json in `folder` says of a decoder; None where there is none, or it uses other names."""
+    try:
+        config: dict[str, object] = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):  # problems_of says so
+        return None
+    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
+    if not isinstance(layers, int) or not isinstance(heads, int):
+        return None
+    shared = config.get("num_key_value_heads")
+    return ModelShape(layers=layers, heads=(heads, shared if isinstance(shared, int) else heads))
+
+
+def adapted_plan(model: nn.Module, plan: Mapping[str, str]) -> dict[str, str]:
+    """`plan`, of the model inside the LoRA adapters `model`, for the two together. Of an adapter's two matrices the one
+    is divided that meets the divided side of the layer."""
+    from peft.tuners.lora import LoraLayer
+
+    whole: dict[str, str] = {}
+    for name, module in model.named_modules():
+        style = plan.get(wildcard(name.removeprefix("base_model.model.")))
+        if style is None:
+            continue
+        if not isinstance(module, LoraLayer):
+            whole[name] = style
+            continue
+        whole[f"{name}.base_layer"] = style
+        for adapter in module.lora_A if style == "rowwise" else module.lora_B:
+            whole[f"{name}.{'lora_A' if style == 'rowwise' else 'lora_B'}.{adapter}"] = style
+    return whole

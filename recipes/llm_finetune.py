@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, Lt
 from recipes import _chat, _hf, _smollm2
 from recipes._packing import Packed, prove_apart
 from trainkit.errors import ConfigError, Problem
-from trainkit.protocols import Data, Say, Task
+from trainkit.protocols import Data, ModelShape, Say, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -137,6 +137,14 @@ class LlmFinetune(Task):
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(output.logits[0].float(), targets["labels"], reduction="sum")
+
+    def model_shape(self) -> ModelShape | None:
+        folder = _smollm2.converted() if self.model == DEFAULT_MODEL else _hf.found(self.model)
+        return None if folder is None else _hf.model_shape(folder)
+
+    def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
+        plan = super().tensor_plan(model)
+        return plan if self.lora is None or not plan else _hf.adapted_plan(model, plan)
 
     def sample(self, model: nn.Module) -> str | None:
         if self.sample_prompt is None:

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
-from recipes import _corpus
-from recipes._hf import quiet
+from recipes import _corpus, _hf
 from trainkit.cache import cache_folder, made_once
 from trainkit.errors import ConfigError, Problem
-from trainkit.protocols import Batch, Data, Say, Task
+from trainkit.protocols import Batch, Data, ModelShape, Say, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -116,7 +115,7 @@ class LlmPretrain(Task):
     def build_model(self) -> nn.Module:
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        quiet()
+        _hf.quiet()
         width, layers, heads, kv_heads, inner = self.shape()
         config = LlamaConfig(
             vocab_size=self.vocab,
@@ -148,6 +147,16 @@ class LlmPretrain(Task):
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(output.logits.flatten(0, 1).float(), targets["labels"].flatten(), reduction="sum")
+
+    def model_shape(self) -> ModelShape | None:
+        if self.size not in SIZES:
+            return None
+        _, layers, heads, kv_heads, _ = self.shape()
+        return ModelShape(layers=layers, heads=(heads, kv_heads))
+
+    def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
+        plan = super().tensor_plan(model)
+        return None if plan is None else {**plan, **_hf.SEQUENCE}
 
     def sample(self, model: nn.Module) -> str | None:
         if self.sample_prompt is None:

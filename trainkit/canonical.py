@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,3 +27,8 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """(name, parameter) of what the optimizer moves, each once."""
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def wildcard(name: str) -> str:
+    """`name` with * for every number in it: layers.3.norm -> layers.*.norm."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)

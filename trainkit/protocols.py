@@ -90,6 +90,18 @@ class Data:
 # ---------------------------------------------------------------------------------------------- task
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What is known of a model before it is built.
+
+    layers  how many repeated layers there are, which is what Task.blocks gives
+    heads   the numbers of attention heads: of queries, and of keys and values where they have fewer
+    """
+
+    layers: int
+    heads: tuple[int, ...]
+
+
 class Task(ABC):
     """What is trained. A recipe is a frozen dataclass that derives from this and fills in three methods.
 
@@ -129,6 +141,18 @@ class Task(ABC):
 
         stacks = [m for m in model.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
         return list(max(stacks, key=len)) if stacks else []
+
+    def model_shape(self) -> ModelShape | None:
+        """The shape of the model, so that a strategy that divides it can refuse before launch what does not divide.
+        Without torch, and with keys that `problems` may refuse; None where it is not known yet."""
+        return None
+
+    def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
+        """How a tensor axis divides `model`: {module name, * for a number in it: style}. A style is the name of one
+        (docs/mesh.md) or an object of torch's ParallelStyle. By default what a transformers model says of itself;
+        None: it cannot be divided."""
+        plan: Mapping[str, Any] | None = getattr(model, "tp_plan", None)
+        return plan
 
     def sample(self, model: nn.Module) -> str | None:
         """A short text that shows what the model does now (one generation); shown before and after."""
@@ -299,6 +323,15 @@ class Configured(Protocol):
     """A strategy that takes such a file. What it says and the recipe contradicts is refused before the start."""
 
     def claims(self, cluster: Cluster) -> Sequence[Claim]: ...
+
+
+@runtime_checkable
+class Divides(Protocol):
+    """A strategy that divides layers or stacks of layers, so that not every model fits it."""
+
+    def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
+        """Pure; runs before launch where the shape is known by then, else before the model is divided."""
+        ...
 
 
 # ------------------------------------------------------------------------------------------- launcher

@@ -21,9 +21,9 @@ def test_the_package() -> None:
 def test_the_seams() -> None:
     public = {n for n, v in vars(protocols).items() if isinstance(v, type) and v.__module__ == protocols.__name__}
     assert public == {
-        *("Batch", "Source", "Data", "Task"),
+        *("Batch", "Source", "Data", "ModelShape", "Task"),
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
-        *("Cluster", "World", "Training", "Engine", "Strategy", "Claim", "Configured", "Job", "Launcher"),
+        *("Cluster", "World", "Training", "Engine", "Strategy", "Claim", "Configured", "Divides", "Job", "Launcher"),
     }
 
 
@@ -32,6 +32,7 @@ def test_what_a_recipe_fills_in() -> None:
     methods = {n for n, v in vars(protocols.Task).items() if callable(v) and not n.startswith("_")}
     assert methods == {
         *("build_model", "build_data", "loss", "metrics", "problems", "prepare", "blocks", "sample", "export"),
+        *("model_shape", "tensor_plan"),
     }
 
 

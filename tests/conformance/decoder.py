@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainkit.protocols import Batch, Data, Task
+from trainkit.protocols import Batch, Data, ModelShape, Task
 
-VOCAB, LENGTH = 61, 12
+VOCAB, LENGTH, HEADS = 61, 12, 4
 
 
 class Block(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
+        self.channels = width // HEADS
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         # No bias on the keys: softmax is blind to it, so its gradient is rounding noise, which Adam would blow up.
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
@@ -25,7 +26,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, 4, -1)).unbind(-3)
+        # Head by head, so that a rank of a tensor axis has whole heads: the first dimension is as many as are here.
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (-1, 3, self.channels)).unbind(-2)
         heads = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
         x = x + self.dropout(self.out(heads.transpose(1, 2).flatten(-2)))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
@@ -76,6 +78,23 @@ class DecoderTask(Task):
 
     def build_data(self) -> Data:
         return Data(Copies(self.samples, 1), Copies(self.heldout, 2) if self.heldout else None)
+
+    def model_shape(self) -> ModelShape:
+        return ModelShape(layers=self.layers, heads=(HEADS,))
+
+    def tensor_plan(self, model: nn.Module) -> Mapping[str, Any]:
+        return {
+            "tokens": "embedding_rowwise",
+            "layers.0": "sequence_split_input",
+            "layers.*.norm1": "sequence",
+            "layers.*.qkv": "colwise",
+            "layers.*.out": "rowwise",
+            "layers.*.norm2": "sequence",
+            "layers.*.up": "colwise",
+            "layers.*.down": "rowwise",
+            "norm": "sequence_gather_output",
+            "head": "colwise_gather_output",
+        }
 
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
         return F.cross_entropy(output.flatten(0, 1), targets["labels"].flatten(), ignore_index=-100, reduction="sum")

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.conformance.cells import STRATEGIES
 from tests.conformance.decoder import DecoderTask
 from trainkit.launcher.local import Local as LocalLauncher
 from trainkit.optimizer.adamw import AdamW
-from trainkit.protocols import Strategy, Task
+from trainkit.protocols import Task
 from trainkit.schedule.cosine import Cosine
 from trainkit.settings import Checkpoint, DataSettings, Run, Settings, Train
-from trainkit.strategy.accelerate import Accelerate
-from trainkit.strategy.ddp import Ddp
-from trainkit.strategy.horovod import Horovod
-from trainkit.strategy.local import Local
 from trainkit.tracker.none import NoTracker
-
-STRATEGIES: dict[str, Strategy] = {
-    "local": Local(),
-    "ddp": Ddp(bucket_cap_mb=0.02, timeout_s=60),
-    "accelerate": Accelerate(config=None, timeout_s=60),
-    "horovod": Horovod(fusion_mb=1, timeout_s=60),
-}
 
 TRAIN: dict[str, Any] = {
     "steps": 20,

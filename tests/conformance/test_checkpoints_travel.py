@@ -8,23 +8,24 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conformance.cells import STRATEGIES
 from tests.conformance.decoder import DecoderTask
 from tests.conformance.pool import Pool
 from tests.conformance.test_same_run import same_run
 from tests.conformance.training import curve, tensors, train, trained_ids
 
-EMA: dict[str, Any] = {"strategy": "ddp", "ema": 0.9, "checkpoint": {"every": 5}, "eval_every": 4}
+EMA: dict[str, Any] = {"ema": 0.9, "checkpoint": {"every": 5}, "eval_every": 4}
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("strategy", "ranks"), [("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2)])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
-    ranks: int, dropout: float, pool: Pool, tmp_path: Path
+    strategy: str, ranks: int, dropout: float, pool: Pool, tmp_path: Path
 ) -> None:
-    options = EMA | {"task": DecoderTask(dropout=dropout)}
+    options = EMA | {"strategy": strategy, "task": DecoderTask(dropout=dropout)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert pool.run(ranks, train, str(whole), 1, None, options) == ["done"] * ranks
-    fetches_per_step = -(-12 // ranks // 2)
+    fetches_per_step = -(-12 // STRATEGIES[strategy].dp_size(ranks) // 2)
     stop_at = 6 * fetches_per_step + 1  # during step 7
     assert pool.run(ranks, train, str(broken), 1, stop_at, options) == ["stopped"] * ranks
     assert pool.run(ranks, train, str(broken), 2, None, options) == ["done"] * ranks
@@ -41,7 +42,19 @@ def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(("ddp", 2), ("local", 1)), (("local", 1), ("ddp", 2)), (("ddp", 4), ("ddp", 2))]
+    ("before", "after"),
+    [
+        (("ddp", 2), ("local", 1)),
+        (("local", 1), ("ddp", 2)),
+        (("ddp", 4), ("ddp", 2)),
+        (("fsdp", 4), ("local", 1)),
+        (("local", 1), ("fsdp-replicas", 4)),
+        (("fsdp", 4), ("tensor", 2)),
+        (("tensor", 4), ("fsdp", 2)),
+        (("mesh-shard-tensor", 4), ("fsdp", 4)),
+        (("fsdp-replicas", 4), ("mesh-shard-tensor", 4)),
+        (("mesh-shard-tensor", 4), ("local", 1)),
+    ],
 )
 def test_a_checkpoint_resumes_at_another_rank_count(
     before: tuple[str, int], after: tuple[str, int], pool: Pool, tmp_path: Path

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conformance.cells import CELLS, DIVIDED
 from tests.conformance.pool import Pool
 from tests.conformance.training import curve, tensors, train, trained_ids
 
 # 53 samples in global batches of 12: every epoch ends with a batch of 5, which 4 ranks share unevenly.
-CELLS = [(name, ranks) for name in ("ddp", "horovod", "accelerate") for ranks in (1, 2, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,42 @@ def test_how_it_is_computed_does_not_change_the_curve(
     same_run(tmp_path, reference, 1e-5, 1e-4)
 
 
-def test_bf16_stays_near_fp32_under_every_rank_count(pool: Pool, reference: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("mesh-shard-tensor", 4)],
+)
+def test_bf16_stays_near_fp32(strategy: str, ranks: int, pool: Pool, reference: Path, tmp_path: Path) -> None:
     """Autocast rounds activations to 8 bits of mantissa; weights, moments and reductions stay fp32."""
-    for ranks in (1, 2):
-        folder = tmp_path / str(ranks)
-        pool.run(ranks, train, str(folder), 1, None, {"strategy": "ddp", "precision": "bf16"})
-        same_run(folder, reference, 1e-2, 5e-2)
-        assert {t.dtype for t in tensors(folder, 20).values()} == {torch.float32}
+    pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": strategy, "precision": "bf16"})
+    same_run(tmp_path, reference, 1e-2, 5e-2)
+    assert {t.dtype for t in tensors(tmp_path, 20).values()} == {torch.float32}
+
+
+EVERYTHING: dict[str, Any] = {"micro_batch": 1, "activation_checkpointing": True, "ema": 0.9, "eval_every": 3}
+
+
+@pytest.fixture(scope="module")
+def with_everything(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("everything")
+    pool.run(1, train, str(folder), 1, None, EVERYTHING | {"strategy": "local"})
+    return folder
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(("strategy", "ranks"), DIVIDED)
+def test_accumulation_checkpointing_averages_and_evaluation_together(
+    strategy: str, ranks: int, compiled: bool, pool: Pool, with_everything: Path, tmp_path: Path
+) -> None:
+    pool.run(ranks, train, str(tmp_path), 1, None, EVERYTHING | {"strategy": strategy, "compile": compiled})
+    same_run(tmp_path, with_everything, 1e-5, 1e-4)
+    ours, theirs = tensors(tmp_path, 20), tensors(with_everything, 20)
+    averages = [name for name in theirs if name.startswith("ema.")]
+    assert averages
+    for name in averages:
+        assert (ours[name] - theirs[name]).norm() / theirs[name].norm() < 1e-4, name
+    evaluated = [[r["eval_loss"] for r in curve(folder) if "eval_loss" in r] for folder in (tmp_path, with_everything)]
+    assert len(evaluated[0]) == 7
+    assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-5)
 
 
 def test_evaluation_counts_every_sample_once(pool: Pool, tmp_path: Path) -> None:

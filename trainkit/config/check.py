@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import yaml
 
 from trainkit.checkpoint.manifest import MANIFEST, committed, step_folder
 from trainkit.errors import Problem
-from trainkit.protocols import Cluster, Configured
+from trainkit.protocols import Cluster, Configured, Divides
 from trainkit.runfolder import RunFolder
 from trainkit.settings import Settings, fixed_keys
 
@@ -30,6 +30,7 @@ def check(settings: Settings, cluster: Cluster) -> list[Problem]:
         *_device(settings, cluster),
         *settings.strategy.problems(cluster),
         *_claims(settings, cluster),
+        *_model(settings, cluster),
         *settings.launcher.problems(cluster),
         *settings.schedule.problems(settings.train.steps),
         *settings.tracker.problems(),
@@ -112,6 +113,13 @@ def _claims(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
         if ours not in claim.values:
             wanted = json.dumps(claim.values[0]).strip('"')
             yield Problem(claim.key, ours, claim.said, f"set {claim.key}={wanted}, or change the file")
+
+
+def _model(settings: Settings, cluster: Cluster) -> Sequence[Problem]:
+    if not isinstance(settings.strategy, Divides):
+        return ()
+    shape = settings.recipe.model_shape()
+    return () if shape is None else settings.strategy.model_problems(shape, cluster.ranks)
 
 
 def _folder(settings: Settings) -> Iterator[Problem]:

@@ -10,12 +10,17 @@ from trainkit.runfolder import RunFolder, append_line
 class Ledger:
     """Writes RUN/ledger/attempt_A/rank_R.jsonl: {"step": s, "ids": [...]}, after the step was made. What a lost
     attempt wrote past the checkpoint that the run went on from is dropped, so that the rows of all files together
-    are the run's history."""
+    are the run's history. Of the ranks that read the same samples the first one writes. Made on every rank: collective.
+    """
 
     def __init__(self, folder: RunFolder, attempt: int, world: World) -> None:
+        self._writes = world.gather(world.dp_rank).index(world.dp_rank) == world.rank
         self._path = folder.ledger(attempt, world.rank)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._writes:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, number: int, step: Step) -> None:
+        if not self._writes:
+            return
         ids = [i for micro, real in zip(step.micro_batches, step.real, strict=True) if real for i in micro]
         append_line(self._path, {"step": number, "ids": ids})

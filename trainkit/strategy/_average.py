@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from trainkit.strategy._norm import local
+
 
 class Average:
     """average <- decay * average + (1 - decay) * weights, once per optimizer step. `state` is what a checkpoint
@@ -21,7 +23,8 @@ class Average:
         self.state: dict[str, Tensor] = {name: p.detach().clone() for name, p in named}
 
     def update(self) -> None:
-        self._blend(list(self.state.values()), self.weights, 0)
+        """Each rank blends the parts that it holds: torch's kernel takes no mixture of plain tensors and DTensors."""
+        self._blend([local(a) for a in self.state.values()], [local(w.detach()) for w in self.weights], 0)
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -25,17 +25,27 @@ from trainkit.strategy._average import Average, evaluating
 NoSync = Callable[[], AbstractContextManager[None]]
 
 
-def build_model(training: Training, world: World) -> nn.Module:
-    """The task's model on this rank's device, the same on every rank, with checkpointed blocks and compiled
-    forward where asked for. Both keep the parameters' names."""
+def task_model(training: Training) -> nn.Module:
+    """The task's model on the CPU, the same on every rank, in training mode."""
     torch.manual_seed(training.seed)
-    model = training.task.build_model().to(world.device)
+    return training.task.build_model().train()
+
+
+def build_model(training: Training, world: World) -> nn.Module:
+    """The task's model on this rank's device, with checkpointed blocks and compiled forward where asked for. Both keep
+    the parameters' names."""
+    model = task_model(training).to(world.device)
     if training.activation_checkpointing:
-        for block in training.task.blocks(model):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        recompute(training.task.blocks(model))
     if training.compile:
         model.compile()
-    return model.train()
+    return model
+
+
+def recompute(blocks: Sequence[nn.Module]) -> None:
+    """Keep the inputs of `blocks` only, and compute them again for backward (Chen et al., 2016, arXiv:1604.06174)."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class SpmdEngine:
@@ -46,6 +56,7 @@ class SpmdEngine:
         self, training: Training, model: nn.Module, wrapped: nn.Module, world: World, no_sync: NoSync | None = None
     ) -> None:
         self.task, self.clip_norm = training.task, training.clip_norm
+        self._sample = self.task.sample
         self.model, self.world, self._no_sync = model, world, no_sync
         self._wrapped = wrapped
         named = trainable(model)
@@ -80,10 +91,7 @@ class SpmdEngine:
         return loss.detach() if batch.weight else torch.zeros_like(loss)
 
     def update(self, lr: float) -> Tensor:
-        if self.clip_norm is None:
-            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        else:
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        norm = self._clip()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -91,6 +99,11 @@ class SpmdEngine:
             self.average.update()
         self.optimizer.zero_grad()
         return norm
+
+    def _clip(self) -> Tensor:
+        if self.clip_norm is None:
+            return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
 
     def discard(self) -> None:
         self.optimizer.zero_grad()
@@ -114,7 +127,7 @@ class SpmdEngine:
 
     def sample(self) -> str | None:
         with self._evaluating():
-            return self.task.sample(self.model)
+            return self._sample(self.model)
 
     def _evaluating(self) -> AbstractContextManager[None]:
         return evaluating(self.model, self.average)

@@ -200,3 +200,11 @@ def test_a_read_only_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_the_nearest_folder_that_exists(tmp_path: Path) -> None:
     assert existing(tmp_path / "a" / "b") == tmp_path
     assert existing(tmp_path) == tmp_path
+
+
+def test_a_model_that_a_strategy_cannot_divide_is_refused_before_launch(tmp_path: Path) -> None:
+    """The decoder has 4 heads; a task that knows no shape is asked again when it is built."""
+    assert found(make(str(tmp_path), "tensor", 4), 4) == []
+    problem = only(make(str(tmp_path), "tensor", 3), 3)
+    assert (problem.key, problem.value, problem.hint) == ("strategy", "tensor 3", "sizes that fit: 1, 2, 4")
+    assert found(make(str(tmp_path), "fsdp", 3), 3) == []

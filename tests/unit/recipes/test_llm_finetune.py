@@ -163,3 +163,36 @@ def tiny(folder: Path) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def test_the_shape_told_before_launch_is_that_of_the_model(finetune: LlmFinetune, smollm2: Any) -> None:
+    shape = finetune.model_shape()
+    assert shape is not None
+    assert (shape.layers, shape.heads) == (30, (9, 3))
+    assert shape.layers == len(finetune.blocks(smollm2))
+
+
+def test_the_plan_of_an_adapted_model_divides_base_and_adapter_on_the_same_side(
+    finetune: LlmFinetune, smollm2: Any
+) -> None:
+    plan, modules = finetune.tensor_plan(smollm2), dict(smollm2.named_modules())
+    assert plan is not None
+    assert set(plan) <= set(modules)
+    layer = "base_model.model.model.layers.3"
+    assert {name: style for name, style in plan.items() if name.startswith(f"{layer}.mlp.")} == {
+        f"{layer}.mlp.gate_proj.base_layer": "colwise",
+        f"{layer}.mlp.gate_proj.lora_B.default": "colwise",
+        f"{layer}.mlp.up_proj.base_layer": "colwise",
+        f"{layer}.mlp.up_proj.lora_B.default": "colwise",
+        f"{layer}.mlp.down_proj.base_layer": "rowwise",
+        f"{layer}.mlp.down_proj.lora_A.default": "rowwise",
+    }
+
+
+def test_a_model_without_a_readable_config_has_no_shape_yet(finetune: LlmFinetune, tmp_path: Path) -> None:
+    other = replace(finetune, model=str(tmp_path))
+    assert other.model_shape() is None
+    (tmp_path / "config.json").write_text("{")
+    assert other.model_shape() is None
+    (tmp_path / "config.json").write_text('{"n_layer": 12}')
+    assert other.model_shape() is None

@@ -116,3 +116,12 @@ def test_the_shipped_corpora_are_text_in_a_fixed_order(corpus: str) -> None:
     assert first[0][0]
     if corpus == "kjv":
         assert sum(last for _, last in _corpus.pieces(corpus)) == 1189  # chapters of the Bible
+
+
+def test_the_shape_told_before_launch_is_that_of_the_model(task: LlmPretrain) -> None:
+    model: Any = task.build_model()
+    shape = task.model_shape()
+    assert shape is not None
+    assert shape.layers == len(task.blocks(model)) == 2
+    assert shape.heads == (model.config.num_attention_heads, model.config.num_key_value_heads) == (2, 1)
+    assert replace(task, size="huge").model_shape() is None  # problems() refuses it at the same time

@@ -1,0 +1,75 @@
+"""A rank's place in a mesh of ranks (see _axes.py), and the sums over parts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor._redistribute import _gen_transform_infos
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
+
+from trainkit.strategy._axes import Axes
+from trainkit.strategy._world import Group
+
+DATA = ("replicas", "shard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshWorld(Group):
+    """A rank of torch's default process group, seen as a mesh. Its data-parallel axis is replicas x shard: the ranks
+    that differ in pipeline or tensor coordinate only read the same samples.
+
+    mesh     axes of more than one rank, and `shard` always
+    summed   the ranks whose losses add up: replicas x shard, and the stages, of which all but the last have zeros
+    """
+
+    axes: Axes
+    mesh: DeviceMesh
+    summed: dist.ProcessGroup
+
+    @classmethod
+    def over(cls, group: Group, axes: Axes) -> MeshWorld:
+        """The ranks of `group` along `axes`, which have as many. Collective."""
+        sizes = {name: size for name, size in axes.sizes().items() if size > 1 or name == "shard"}
+        mesh = init_device_mesh(group.device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        summing = tuple(name for name in sizes if name != "tensor")
+        summed = mesh["shard"] if len(summing) == 1 else mesh[summing]._flatten("summed")
+        return cls(
+            device=group.device, rank=group.rank, size=group.size, axes=axes, mesh=mesh, summed=summed.get_group()
+        )
+
+    def coordinate(self, axis: str) -> int:
+        """This rank's number along `axis`."""
+        return self.mesh.get_local_rank(axis) if axis in (self.mesh.mesh_dim_names or ()) else 0
+
+    @property
+    def dp_rank(self) -> int:
+        return self.coordinate("replicas") * self.axes.sizes()["shard"] + self.coordinate("shard")
+
+    @property
+    def dp_size(self) -> int:
+        return self.axes.data
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Over ALL ranks, so that one answer holds everywhere (a stop may be asked of any rank), and then the ranks
+        that read the same samples count once. Exact for whole numbers on which those agree."""
+        copies = self.size // self.dp_size
+        return [value / copies for value in super().total(values)]
+
+    def reduce(self, value: Tensor) -> Tensor:
+        dist.all_reduce(value, group=self.summed)
+        return value
+
+    def close(self) -> None:
+        """DTensor remembers how it laid operations out, with the mesh it did so for; a later mesh of the same shape in
+        this process is taken for that one, whose process groups are gone."""
+        super().close()
+        _clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
+        _gen_transform_infos.cache_clear()
+
+    def data_mesh(self) -> DeviceMesh:
+        """What fully_shard takes: (shard,), or (replicas, shard)."""
+        return self.mesh[DATA] if self.axes.replicas > 1 else self.mesh["shard"]

@@ -1,0 +1,80 @@
+"""The true norm of all gradients together, and clipping by it, where every rank holds a part.
+
+A gradient is a plain tensor (whole on every rank), or a DTensor that is sharded over some axes of a mesh and whole over
+the others. Squares are summed locally per set of axes, then once over each axis: as many small all-reduces as
+there are sharded axes, whatever the number of tensors. torch's own get_total_norm takes tensors of one mesh only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+Axes = frozenset[str]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of `tensor`, sharing its memory. Call without gradients."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def clip(parameters: Sequence[nn.Parameter], most: float | None, mesh: DeviceMesh, device: torch.device) -> Tensor:
+    """The 2-norm of the gradients of all ranks' `parameters`, on `device`; above `most` they are scaled down to it.
+
+    `mesh` has the names of all axes that parameters are sharded over. Along an axis called `pipeline` every rank holds
+    parameters of its own. Collective.
+    """
+    gradients = [gradient for p in parameters if (gradient := settled(p)) is not None]
+    stages = Axes({"pipeline"} & {*_names(mesh)})
+    groups: dict[Axes, list[Tensor]] = {stages: []}
+    for gradient in gradients:
+        groups.setdefault(_sharded_over(gradient) | stages, []).append(local(gradient))
+    squares = {axes: nn.utils.get_total_norm(tensors).to(device) ** 2 for axes, tensors in groups.items()}
+    norm = _summed(squares, mesh).sqrt()
+    if most is not None and gradients:
+        factor = (most / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        parts = [local(gradient) for gradient in gradients]
+        torch._foreach_mul_(parts, factor.to(parts[0].device))
+    return norm
+
+
+def settled(parameter: nn.Parameter) -> Tensor | None:
+    """The gradient of `parameter` laid out as the parameter is: that of a replicated DTensor may still be a sum in
+    parts."""
+    gradient = parameter.grad
+    if not isinstance(gradient, DTensor) or not isinstance(parameter, DTensor):
+        return gradient
+    if gradient.placements != parameter.placements:
+        gradient = parameter.grad = gradient.redistribute(placements=parameter.placements)
+    return gradient
+
+
+def _names(mesh: DeviceMesh) -> tuple[str, ...]:
+    return mesh.mesh_dim_names or ()
+
+
+def _sharded_over(tensor: Tensor) -> Axes:
+    if not isinstance(tensor, DTensor):
+        return Axes()
+    named = zip(_names(tensor.device_mesh), tensor.placements, strict=True)
+    return Axes(name for name, placement in named if not placement.is_replicate())
+
+
+def _summed(squares: dict[Axes, Tensor], mesh: DeviceMesh) -> Tensor:
+    """The sum of all ranks' squares, each counted once."""
+    for name in reversed(_names(mesh)):
+        over = [axes for axes in squares if name in axes]
+        if not over:
+            continue
+        parts = torch.stack([squares.pop(axes) for axes in over])
+        dist.all_reduce(parts, group=mesh.get_group(name))
+        for axes, part in zip(over, parts, strict=True):
+            rest = axes - {name}
+            squares[rest] = squares[rest] + part if rest in squares else part
+    return squares[Axes()]

@@ -5,6 +5,7 @@ A strategy is added with one line in STRATEGIES and one in RANKS.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from trainkit.protocols import Strategy
@@ -15,6 +16,9 @@ from trainkit.strategy.horovod import Horovod
 from trainkit.strategy.local import Local
 from trainkit.strategy.mesh import Mesh
 from trainkit.strategy.tensor import Tensor
+from trainkit.strategy.zero1 import Zero1
+from trainkit.strategy.zero2 import Zero2
+from trainkit.strategy.zero3 import Zero3
 
 WAIT = 60
 FSDP: dict[str, Any] = {
@@ -27,6 +31,9 @@ FSDP: dict[str, Any] = {
 TENSOR: dict[str, Any] = {"size": None, "sequence_parallel": False, "loss_parallel": False, "timeout_s": WAIT}
 MESH: dict[str, Any] = FSDP | TENSOR | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
 MESH.pop("size")
+ZERO: dict[str, Any] = {"offload_optimizer": False, "config": None, "timeout_s": WAIT}
+# DeepSpeed keeps what is small whole on every rank; at this threshold nothing is.
+ZERO3: dict[str, Any] = ZERO | {"offload_parameters": False, "config": str(Path(__file__).with_name("zero3.json"))}
 
 STRATEGIES: dict[str, Strategy] = {
     "local": Local(),
@@ -43,6 +50,13 @@ STRATEGIES: dict[str, Strategy] = {
     "mesh-replicas-shard": Mesh(**MESH | {"replicas": 2}),
     "mesh-replicas-tensor": Mesh(**MESH | {"replicas": 2, "shard": 1, "tensor": 2}),
     "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
+    "zero1": Zero1(**ZERO),
+    "zero1-offload": Zero1(**ZERO | {"offload_optimizer": True}),
+    "zero2": Zero2(**ZERO),
+    "zero2-offload": Zero2(**ZERO | {"offload_optimizer": True}),
+    "zero3": Zero3(**ZERO3),
+    "zero3-kept": Zero3(**ZERO3 | {"config": None}),
+    "zero3-offload": Zero3(**ZERO3 | {"offload_optimizer": True, "offload_parameters": True}),
 }
 
 RANKS: dict[str, tuple[int, ...]] = {
@@ -59,6 +73,13 @@ RANKS: dict[str, tuple[int, ...]] = {
     "mesh-replicas-shard": (4,),
     "mesh-replicas-tensor": (4,),
     "mesh-shard-tensor": (4,),
+    "zero1": (1, 2, 4),
+    "zero1-offload": (2,),
+    "zero2": (1, 2, 4),
+    "zero2-offload": (2,),
+    "zero3": (1, 2, 4),
+    "zero3-kept": (2,),
+    "zero3-offload": (1, 2),
 }
 
 # Where a model is divided, what is built on its weights and its forward has to be proved too.

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import yaml
@@ -109,10 +109,18 @@ def _claims(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
     if not isinstance(settings.strategy, Configured):
         return
     for claim in settings.strategy.claims(cluster):
-        ours = attrgetter(claim.key)(settings)
+        ours = _value(settings, claim.key)
         if ours not in claim.values:
             wanted = json.dumps(claim.values[0]).strip('"')
             yield Problem(claim.key, ours, claim.said, f"set {claim.key}={wanted}, or change the file")
+
+
+def _value(settings: Settings, key: str) -> object:
+    """What the dotted `key` is set to; of a component its name. None where another component has no such key."""
+    value: object = settings
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return type(value).__module__.rpartition(".")[2] if is_dataclass(value) else value
 
 
 def _model(settings: Settings, cluster: Cluster) -> Sequence[Problem]:

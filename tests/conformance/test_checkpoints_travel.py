@@ -54,6 +54,16 @@ def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
         (("mesh-shard-tensor", 4), ("fsdp", 4)),
         (("fsdp-replicas", 4), ("mesh-shard-tensor", 4)),
         (("mesh-shard-tensor", 4), ("local", 1)),
+        (("zero1", 2), ("local", 1)),
+        (("local", 1), ("zero1", 2)),
+        (("zero2", 2), ("local", 1)),
+        (("local", 1), ("zero2", 2)),
+        (("zero3", 2), ("local", 1)),
+        (("local", 1), ("zero3", 2)),
+        (("zero1", 2), ("zero3", 4)),
+        (("zero3", 4), ("fsdp", 2)),
+        (("ddp", 4), ("zero3-kept", 2)),
+        (("zero2-offload", 2), ("zero3-offload", 2)),
     ],
 )
 def test_a_checkpoint_resumes_at_another_rank_count(

@@ -71,7 +71,10 @@ def test_how_it_is_computed_does_not_change_the_curve(
 
 @pytest.mark.parametrize(
     ("strategy", "ranks"),
-    [("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("mesh-shard-tensor", 4)],
+    [
+        *(("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("mesh-shard-tensor", 4)),
+        *(("zero1", 2), ("zero2", 2), ("zero3", 2)),
+    ],
 )
 def test_bf16_stays_near_fp32(strategy: str, ranks: int, pool: Pool, reference: Path, tmp_path: Path) -> None:
     """Autocast rounds activations to 8 bits of mantissa; weights, moments and reductions stay fp32."""

@@ -41,15 +41,23 @@ class DeepSpeedWorld(Group):
 
     def close(self) -> None:
         from deepspeed.comm import comm
-        from deepspeed.runtime.zero import parameter_offload, partition_parameters
 
         comm.destroy_process_group()
         comm.cdb = None
-        # ZeRO-3 leaves its models on a stack, and its own linear layer in torch's place.
-        parameter_offload.FWD_MODULE_STACK.clear()
-        plain = getattr(partition_parameters.InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
-        if plain is not None:
-            nn.functional.linear = plain
+        _forget_models()
+
+
+def _forget_models() -> None:
+    """Undo what ZeRO-3 leaves in the process: a stack of models, numbers of modules and parameters that all ranks
+    have to agree on, whatever each has run before, and its own linear layer in torch's place."""
+    from deepspeed.runtime.zero import parameter_offload, partition_parameters
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    parameter_offload.DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
+    partition_parameters.Init.param_id = 0
+    plain = getattr(partition_parameters.InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
+    if plain is not None:
+        nn.functional.linear = plain
 
 
 def connect(device: str, timeout_s: float) -> DeepSpeedWorld:

@@ -132,6 +132,7 @@ class Stage3(Partitions):
                 yield p, Span(tuple(p.ds_shape), partition, start, at, max(0, min(size, p.ds_numel - start)))
 
     def publish(self) -> None:
+        self.zero._partition_all_parameters()  # else what is kept whole counts as gathered already
         for i in range(len(self.weights)):
             self.zero._reassign_or_swap_out_partitioned_parameters(i)
         kept_whole = self.zero.persistent_parameters

@@ -1,4 +1,4 @@
-"""What zero1, zero2 and zero3 share: DeepSpeed's ZeRO (Rajbhandari et al., SC 2020, arXiv:1910.02054) at stage 1 to 3."""
+"""What zero1, zero2 and zero3 share: ZeRO (Rajbhandari et al., SC 2020, arXiv:1910.02054) as DeepSpeed does it."""
 
 from __future__ import annotations
 

@@ -191,7 +191,8 @@ class DeepSpeedFile:
             "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW steps offloaded weights; DeepSpeed's would be built
+            # torch's fused AdamW steps offloaded weights too; DeepSpeed's own would be compiled at the start.
+            "zero_force_ds_cpu_optimizer": False,
         }
 
     def _claim(self, key: str, values: tuple[object, ...], said: str) -> Claim:

@@ -310,17 +310,19 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a file of a framework's own says of one of trainkit's keys: `key` is to be one of `values`. `said` quotes
-    the file."""
+    """What a strategy, or a file of a framework's own, says of one of trainkit's keys: `key` is to be one of `values`,
+    which for a component are names. `said` quotes the file or gives the reason; `otherwise`: what else could be done.
+    """
 
     key: str
     values: tuple[object, ...]
     said: str
+    otherwise: str = "change the file"
 
 
 @runtime_checkable
 class Configured(Protocol):
-    """A strategy that takes such a file. What it says and the recipe contradicts is refused before the start."""
+    """A strategy that does not go with every setting. What the recipe contradicts is refused before the start."""
 
     def claims(self, cluster: Cluster) -> Sequence[Claim]: ...
 

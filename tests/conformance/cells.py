@@ -88,4 +88,6 @@ DIVIDED = [
     *(("zero1", 2), ("zero2", 2), ("zero2-offload", 2), ("zero3", 2), ("zero3-kept", 4), ("zero3-offload", 2)),
 ]
 
+COMPILED = [(name, ranks) for name, ranks in DIVIDED if "zero3" not in name]  # which refuses train.compile
+
 CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conformance.cells import CELLS, DIVIDED
+from tests.conformance.cells import CELLS, COMPILED, DIVIDED
 from tests.conformance.pool import Pool
 from tests.conformance.training import curve, tensors, train, trained_ids
 
@@ -93,8 +93,9 @@ def with_everything(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize(("strategy", "ranks"), DIVIDED)
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "compiled"), [(*cell, False) for cell in DIVIDED] + [(*cell, True) for cell in COMPILED]
+)
 def test_accumulation_checkpointing_averages_and_evaluation_together(
     strategy: str, ranks: int, compiled: bool, pool: Pool, with_everything: Path, tmp_path: Path
 ) -> None:

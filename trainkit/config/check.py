@@ -105,14 +105,14 @@ def _device(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
 
 
 def _claims(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
-    """Where the recipe and a file of the framework's own say different things."""
+    """Where the recipe and the strategy, or a file of the framework's own, say different things."""
     if not isinstance(settings.strategy, Configured):
         return
     for claim in settings.strategy.claims(cluster):
         ours = _value(settings, claim.key)
         if ours not in claim.values:
             wanted = json.dumps(claim.values[0]).strip('"')
-            yield Problem(claim.key, ours, claim.said, f"set {claim.key}={wanted}, or change the file")
+            yield Problem(claim.key, ours, claim.said, f"set {claim.key}={wanted}, or {claim.otherwise}")
 
 
 def _value(settings: Settings, key: str) -> object:

@@ -14,6 +14,7 @@ A step on a gradient that is not finite is left out by DeepSpeed itself; the nor
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -63,14 +64,19 @@ def _forget_models() -> None:
 def connect(device: str, timeout_s: float) -> DeepSpeedWorld:
     """Join the process group that the launcher describes, and show it to DeepSpeed. Collective."""
     world = join(device, timeout_s)
-    if world.device.type == "cpu":
+    cpu = world.device.type == "cpu"
+    if cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported
     try:
         import deepspeed
     except ImportError as error:
         raise TrainkitError(f"DeepSpeed cannot be loaded: {error}\n    pip install 'trainkit[deepspeed]'") from error
-    # DeepSpeed would compile its shared-memory collectives now, which a killed run leaves locked for ever.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if cpu:
+        # None of its compiled parts. It would build its shared-memory collectives now, for minutes, and a run killed
+        # meanwhile leaves a lock on which every later one hangs.
+        deepspeed.ops.__compatible_ops__ = {}
+    # DeepSpeed calls two collectives by names that torch 2.13 has given up, and would say so in every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
     deepspeed.init_distributed()
     return DeepSpeedWorld(device=world.device, rank=world.rank, size=world.size)
 
@@ -106,7 +112,10 @@ class ZeroEngine(SpmdEngine):
         self.partitions: Partitions = kind(self._wrapped.optimizer, {id(p): name for name, p in named})
         self.average = PartitionAverage(self.partitions, training.ema) if training.ema else None
         self._statistics = [t for name, t in trained_state(model).items() if name not in names]
-        self._unseen: dict[str, Any] = {name: p.register_hook(self._seen(name)) for name, p in named}
+        self._unseen: dict[str, Any] = {
+            name: p.register_hook(self._seen(name))  # type: ignore[no-untyped-call]
+            for name, p in named
+        }
 
     @contextmanager
     def _accumulating(self) -> Iterator[None]:

@@ -53,11 +53,9 @@ class Fragments(Tensor):
 
     @staticmethod
     def __new__(cls, shape: Sequence[int], start: int, part: Tensor) -> Fragments:
-        made: Fragments = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, torch.Size(shape), dtype=part.dtype, device=part.device
-        )
+        made: Fragments = Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=part.dtype, device=part.device)
         found = list(boxes(shape, start, start + part.numel()))
-        parts = part.split([math.prod(sizes) for _, sizes in found]) if found else ()
+        parts = torch.split(part, [math.prod(sizes) for _, sizes in found]) if found else ()
         made._pieces = {offsets: p.view(sizes) for (offsets, sizes), p in zip(found, parts, strict=True)}
         return made
 
@@ -85,5 +83,5 @@ class Fragments(Tensor):
         return f"Fragments({tuple(self.shape)}, {[tuple(piece.shape) for piece in self._pieces.values()]})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:  # type: ignore[override]
         raise NotImplementedError(f"{func} of a tensor whose elements lie on other ranks")

@@ -35,7 +35,11 @@ class Zero(ABC):
         return [*problems, *file.problems(self.spread())]
 
     def claims(self, cluster: Cluster) -> Sequence[Claim]:
-        return list(load(self.config)[0].claims(cluster.ranks))
+        claims = list(load(self.config)[0].claims(cluster.ranks))
+        if self.spread().stage == 3:
+            why = "a compiled graph would pass over the hooks with which zero3 gathers each layer's weights"
+            claims += [Claim(key="train.compile", values=(False,), said=why, otherwise="set strategy=zero2 or fsdp")]
+        return claims
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._deepspeed import connect

@@ -314,6 +314,25 @@ class Strategy(Protocol):
     def build(self, training: Training, world: World) -> Engine: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a strategy, or a file of a framework's own, says of one of trainkit's keys: `key` is to be one of `values`,
+    which for a component are names. `said` quotes the file or gives the reason; `otherwise`: what else could be done.
+    """
+
+    key: str
+    values: tuple[object, ...]
+    said: str
+    otherwise: str = "change the file"
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """A strategy that does not go with every setting. What the recipe contradicts is refused before the start."""
+
+    def claims(self, cluster: Cluster) -> Sequence[Claim]: ...
+
+
 @runtime_checkable
 class Divides(Protocol):
     """A strategy that divides layers or stacks of layers, so that not every model fits it."""
@@ -321,23 +340,6 @@ class Divides(Protocol):
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Pure; runs before launch where the shape is known by then, else before the model is divided."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What a file of a framework's own says of one of trainkit's keys: `key` is to be one of `values`. `said` quotes
-    the file."""
-
-    key: str
-    values: tuple[object, ...]
-    said: str
-
-
-@runtime_checkable
-class Configured(Protocol):
-    """A strategy that takes such a file. What it says and the recipe contradicts is refused before the start."""
-
-    def claims(self, cluster: Cluster) -> Sequence[Claim]: ...
 
 
 # ------------------------------------------------------------------------------------------- launcher

@@ -23,8 +23,7 @@ def test_the_seams() -> None:
     assert public == {
         *("Batch", "Source", "Data", "ModelShape", "Task"),
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
-        *("Cluster", "World", "Training", "Engine", "Strategy", "Divides", "Claim", "Configured"),
-        *("Job", "Launcher"),
+        *("Cluster", "World", "Training", "Engine", "Strategy", "Claim", "Configured", "Divides", "Job", "Launcher"),
     }
 
 

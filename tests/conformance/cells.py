@@ -5,6 +5,7 @@ A strategy is added with one line in STRATEGIES and one in RANKS.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from trainkit.protocols import Strategy
@@ -16,6 +17,9 @@ from trainkit.strategy.local import Local
 from trainkit.strategy.mesh import Mesh
 from trainkit.strategy.pipeline import Pipeline
 from trainkit.strategy.tensor import Tensor
+from trainkit.strategy.zero1 import Zero1
+from trainkit.strategy.zero2 import Zero2
+from trainkit.strategy.zero3 import Zero3
 
 WAIT = 60
 FSDP: dict[str, Any] = {
@@ -30,6 +34,9 @@ PIPELINE: dict[str, Any] = {"stages": None, "schedule": "1f1b", "virtual_stages"
 MESH: dict[str, Any] = FSDP | TENSOR | PIPELINE | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
 MESH.pop("size")
 MESH.pop("stages")
+ZERO: dict[str, Any] = {"offload_optimizer": False, "config": None, "timeout_s": WAIT}
+# DeepSpeed keeps what is small whole on every rank; at this threshold nothing is.
+ZERO3: dict[str, Any] = ZERO | {"offload_parameters": False, "config": str(Path(__file__).with_name("zero3.json"))}
 
 STRATEGIES: dict[str, Strategy] = {
     "local": Local(),
@@ -55,6 +62,13 @@ STRATEGIES: dict[str, Strategy] = {
     "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
     "mesh-pipeline-tensor": Mesh(**MESH | {"pipeline": 2, "tensor": 2}),
     "mesh-pipeline-shard": Mesh(**MESH | {"pipeline": 2, "schedule": "interleaved1f1b", "virtual_stages": 2}),
+    "zero1": Zero1(**ZERO),
+    "zero1-offload": Zero1(**ZERO | {"offload_optimizer": True}),
+    "zero2": Zero2(**ZERO),
+    "zero2-offload": Zero2(**ZERO | {"offload_optimizer": True}),
+    "zero3": Zero3(**ZERO3),
+    "zero3-kept": Zero3(**ZERO3 | {"config": None}),
+    "zero3-offload": Zero3(**ZERO3 | {"offload_optimizer": True, "offload_parameters": True}),
 }
 
 RANKS: dict[str, tuple[int, ...]] = {
@@ -80,10 +94,22 @@ RANKS: dict[str, tuple[int, ...]] = {
     "mesh-shard-tensor": (4,),
     "mesh-pipeline-tensor": (4,),
     "mesh-pipeline-shard": (4,),
+    "zero1": (1, 2, 4),
+    "zero1-offload": (2,),
+    "zero2": (1, 2, 4),
+    "zero2-offload": (2,),
+    "zero3": (1, 2, 4),
+    "zero3-kept": (2,),
+    "zero3-offload": (1, 2),
 }
 
 # Where a model is divided, what is built on its weights and its forward has to be proved too.
-DIVIDED = [("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)]
-DIVIDED += [("pipeline", 2), ("pipeline-interleaved", 2), ("mesh-pipeline-shard", 4)]
+DIVIDED = [
+    *(("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)),
+    *(("pipeline", 2), ("pipeline-interleaved", 2), ("mesh-pipeline-shard", 4)),
+    *(("zero1", 2), ("zero2", 2), ("zero2-offload", 2), ("zero3", 2), ("zero3-kept", 4), ("zero3-offload", 2)),
+]
+
+COMPILED = [(name, ranks) for name, ranks in DIVIDED if "zero3" not in name]  # which refuses train.compile
 
 CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]

@@ -61,6 +61,16 @@ def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
         (("pipeline-interleaved", 2), ("fsdp", 4)),
         (("tensor", 2), ("pipeline-shard", 4)),
         (("mesh-pipeline-tensor", 4), ("pipeline-zero", 2)),
+        (("zero1", 2), ("local", 1)),
+        (("local", 1), ("zero1", 2)),
+        (("zero2", 2), ("local", 1)),
+        (("local", 1), ("zero2", 2)),
+        (("zero3", 2), ("local", 1)),
+        (("local", 1), ("zero3", 2)),
+        (("zero1", 2), ("zero3", 4)),
+        (("zero3", 4), ("fsdp", 2)),
+        (("ddp", 4), ("zero3-kept", 2)),
+        (("zero2-offload", 2), ("zero3-offload", 2)),
     ],
 )
 def test_a_checkpoint_resumes_at_another_rank_count(

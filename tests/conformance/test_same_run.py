@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conformance.cells import CELLS, DIVIDED
+from tests.conformance.cells import CELLS, COMPILED, DIVIDED
 from tests.conformance.pool import Pool
 from tests.conformance.training import curve, tensors, train, trained_ids
 
@@ -71,7 +71,10 @@ def test_how_it_is_computed_does_not_change_the_curve(
 
 @pytest.mark.parametrize(
     ("strategy", "ranks"),
-    [("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("pipeline", 2), ("mesh-shard-tensor", 4)],
+    [
+        *(("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("pipeline", 2), ("mesh-shard-tensor", 4)),
+        *(("zero1", 2), ("zero2", 2), ("zero3", 2)),
+    ],
 )
 def test_bf16_stays_near_fp32(strategy: str, ranks: int, pool: Pool, reference: Path, tmp_path: Path) -> None:
     """Autocast rounds activations to 8 bits of mantissa; weights, moments and reductions stay fp32."""
@@ -90,8 +93,9 @@ def with_everything(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize(("strategy", "ranks"), DIVIDED)
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "compiled"), [(*cell, False) for cell in DIVIDED] + [(*cell, True) for cell in COMPILED]
+)
 def test_accumulation_checkpointing_averages_and_evaluation_together(
     strategy: str, ranks: int, compiled: bool, pool: Pool, with_everything: Path, tmp_path: Path
 ) -> None:

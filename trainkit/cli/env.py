@@ -22,7 +22,7 @@ PACKAGES = {
     "tokenizers": "pip install 'trainkit[llm]'",
     "scikit-learn": "pip install 'trainkit[vision]'",
     "accelerate": "pip install accelerate",
-    "deepspeed": "pip install deepspeed",
+    "deepspeed": "pip install 'trainkit[deepspeed]'",
     "horovod": "pip install horovod",
     "ray": "pip install ray",
 }

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import yaml
@@ -29,8 +29,8 @@ def check(settings: Settings, cluster: Cluster) -> list[Problem]:
         *_evaluation(settings),
         *_device(settings, cluster),
         *settings.strategy.problems(cluster),
-        *_model(settings, cluster),
         *_claims(settings, cluster),
+        *_model(settings, cluster),
         *settings.launcher.problems(cluster),
         *settings.schedule.problems(settings.train.steps),
         *settings.tracker.problems(),
@@ -104,22 +104,30 @@ def _device(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
         )
 
 
+def _claims(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
+    """Where the recipe and the strategy, or a file of the framework's own, say different things."""
+    if not isinstance(settings.strategy, Configured):
+        return
+    for claim in settings.strategy.claims(cluster):
+        ours = _value(settings, claim.key)
+        if ours not in claim.values:
+            wanted = json.dumps(claim.values[0]).strip('"')
+            yield Problem(claim.key, ours, claim.said, f"set {claim.key}={wanted}, or {claim.otherwise}")
+
+
+def _value(settings: Settings, key: str) -> object:
+    """What the dotted `key` is set to; of a component its name. None where another component has no such key."""
+    value: object = settings
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return type(value).__module__.rpartition(".")[2] if is_dataclass(value) else value
+
+
 def _model(settings: Settings, cluster: Cluster) -> Sequence[Problem]:
     if not isinstance(settings.strategy, Divides):
         return ()
     shape = settings.recipe.model_shape()
     return () if shape is None else settings.strategy.model_problems(shape, cluster.ranks)
-
-
-def _claims(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
-    """Where the recipe and a file of the framework's own say different things."""
-    if not isinstance(settings.strategy, Configured):
-        return
-    for claim in settings.strategy.claims(cluster):
-        ours = attrgetter(claim.key)(settings)
-        if ours not in claim.values:
-            wanted = json.dumps(claim.values[0]).strip('"')
-            yield Problem(claim.key, ours, claim.said, f"set {claim.key}={wanted}, or change the file")
 
 
 def _folder(settings: Settings) -> Iterator[Problem]:

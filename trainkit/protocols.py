@@ -367,8 +367,9 @@ class Launcher(Protocol):
 
     ranks: int | Literal["auto"]
 
-    def cluster(self, strategy: Strategy) -> Cluster:
-        """What there is to run on, with 'auto' resolved by the strategy. Without torch."""
+    def cluster(self, strategy: Strategy, device: str) -> Cluster:
+        """What there is to run on, with 'auto' resolved by the strategy; no GPUs where train.device is cpu. Without
+        torch."""
         ...
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]: ...

@@ -44,7 +44,7 @@ def _sync(folder: RunFolder, uris: Sequence[str]) -> str:
     if not starts:
         return "nothing to send: training has not started"
     # What the run used counts, not what launcher.ranks=auto would mean on this machine today.
-    cluster = replace(settings.launcher.cluster(settings.strategy), ranks=starts[-1]["ranks"])
+    cluster = replace(settings.launcher.cluster(settings.strategy, settings.train.device), ranks=starts[-1]["ranks"])
     info = front.info(folder, settings, cluster, starts[-1]["attempt"], config)
     ends = [event for event in read_lines(folder.events) if event["event"] == "end"]
     status: Status = front.tracker_status(ends[-1]["exit_code"]) if ends else "KILLED"

@@ -32,7 +32,7 @@ def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
     problems = [*wrong, *(p for p in problems if p.key.split(".")[0] not in refused)]
     if settings is None or wrong:
         raise ConfigError(problems)
-    cluster = settings.launcher.cluster(settings.strategy)
+    cluster = settings.launcher.cluster(settings.strategy, settings.train.device)
     problems += check(settings, cluster)
     if problems:
         raise ConfigError(problems)

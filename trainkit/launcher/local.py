@@ -30,8 +30,8 @@ class Local:
 
     ranks: Annotated[int, Gt(0)] | Literal["auto"]
 
-    def cluster(self, strategy: Strategy) -> Cluster:
-        cluster = Cluster(hosts=1, ranks=0, gpus=_machine.gpus(), cores=_machine.cores())
+    def cluster(self, strategy: Strategy, device: str) -> Cluster:
+        cluster = Cluster(hosts=1, ranks=0, gpus=0 if device == "cpu" else _machine.gpus(), cores=_machine.cores())
         return replace(cluster, ranks=strategy.ranks(cluster) if self.ranks == "auto" else self.ranks)
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:

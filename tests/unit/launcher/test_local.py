@@ -156,7 +156,7 @@ def test_ranks_that_no_gpu_is_left_for_are_refused() -> None:
 
 
 def test_auto_is_what_the_strategy_would_use() -> None:
-    assert Local(ranks="auto").cluster(LocalStrategy()).ranks == 1
+    assert Local(ranks="auto").cluster(LocalStrategy(), "auto").ranks == 1
     ddp = Ddp(bucket_cap_mb=25, timeout_s=60)
-    assert Local(ranks="auto").cluster(ddp).ranks == max(1, _machine.gpus())
-    assert Local(ranks=3).cluster(ddp).ranks == 3
+    assert Local(ranks="auto").cluster(ddp, "auto").ranks == max(1, _machine.gpus())
+    assert Local(ranks=3).cluster(ddp, "auto").ranks == 3

@@ -70,7 +70,7 @@ class ConfigFile:
         if cluster.gpus and (self.values.get("use_cpu") or kind == "MULTI_CPU"):
             said = f"distributed_type={kind}" if kind == "MULTI_CPU" else "use_cpu=true"
             yield self._claim("train.device", ("cpu",), said)
-        elif kind == "MULTI_GPU":
+        elif cluster.gpus and kind == "MULTI_GPU":
             yield self._claim("train.device", ("cuda", "auto"), f"distributed_type={kind}")
 
     def problems(self, cluster: Cluster) -> Iterator[Problem]:

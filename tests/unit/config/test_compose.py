@@ -96,7 +96,7 @@ def test_every_choice_that_does_not_exist_is_named(project: Path) -> None:
     said = refused("recipe=mien", "strategy=dpp", "tracker=[a,b]", "launcher=null")
     assert "recipe=mien: there is no such recipe" in said
     assert "did you mean mine?" in said
-    assert "strategy=dpp: there is no such strategy; there are ddp" in said
+    assert "strategy=dpp: there is no such strategy; there are " in said
     assert "did you mean ddp?" in said
     assert "there is no such tracker" in said
     assert "launcher=null: there is no such launcher" in said

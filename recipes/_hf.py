@@ -1,4 +1,4 @@
-"""What the recipes share about transformers: being quiet, finding a model, and dividing it over a tensor axis."""
+"""What the recipes share about transformers: being quiet, finding a model, and dividing it over the axes of a mesh."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainkit.canonical import wildcard
 from trainkit.errors import Problem, TrainkitError
+from trainkit.parts import Parts
 from trainkit.protocols import ModelShape, Say
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt")
@@ -115,3 +116,38 @@ def adapted_plan(model: nn.Module, plan: Mapping[str, str]) -> dict[str, str]:
         for adapter in module.lora_A if style == "rowwise" else module.lora_B:
             whole[f"{name}.{'lora_A' if style == 'rowwise' else 'lora_B'}.{adapter}"] = style
     return whole
+
+
+def pipeline_parts(model: nn.Module) -> Parts | None:
+    """How a decoder is cut into stages; None if it has no stack of layers. Every stage runs the model's own forward,
+    which makes positions and masks, from hidden states in place of embeddings."""
+    import torch
+    from torch import nn
+
+    whole: Any = model
+    stacks = [(m, child) for m in model.modules() for child in m.children() if isinstance(child, nn.ModuleList)]
+    head = whole.get_output_embeddings()
+    if not stacks or head is None:
+        return None
+    decoder, stack = max(stacks, key=lambda pair: len(pair[1]))
+    children = list(decoder.children())
+    first, after = children[: children.index(stack)], children[children.index(stack) + 1 :]
+    width = whole.config.hidden_size
+    return Parts(
+        first=first,
+        last=[*(child for child in after if next(child.parameters(), None) is not None), head],
+        shape=lambda inputs: (*inputs["input_ids"].shape, width),
+        forward=_stage,
+        example={"input_ids": torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]])},
+    )
+
+
+def _stage(model: nn.Module, hidden: Tensor | None, inputs: Mapping[str, Tensor], is_last: bool) -> Any:
+    given: dict[str, Any] = dict(inputs)
+    if hidden is not None:
+        del given["input_ids"]
+        given["inputs_embeds"] = hidden
+    if is_last:
+        return model(**given)
+    given.pop("logits_to_keep", None)  # they choose positions of the output only
+    return model(**given).logits  # without the head, the hidden state

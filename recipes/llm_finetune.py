@@ -19,6 +19,7 @@ from annotated_types import Ge, Gt, Lt
 from recipes import _chat, _hf, _smollm2
 from recipes._packing import Packed, prove_apart
 from trainkit.errors import ConfigError, Problem
+from trainkit.parts import Parts
 from trainkit.protocols import Data, ModelShape, Say, Task
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ class LlmFinetune(Task):
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         plan = super().tensor_plan(model)
         return plan if self.lora is None or not plan else _hf.adapted_plan(model, plan)
+
+    def pipeline(self, model: nn.Module) -> Parts | None:
+        return _hf.pipeline_parts(model)
 
     def sample(self, model: nn.Module) -> str | None:
         if self.sample_prompt is None:

@@ -20,6 +20,7 @@ from annotated_types import Ge, Gt, Lt
 from recipes import _corpus, _hf
 from trainkit.cache import cache_folder, made_once
 from trainkit.errors import ConfigError, Problem
+from trainkit.parts import Parts
 from trainkit.protocols import Batch, Data, ModelShape, Say, Task
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ class LlmPretrain(Task):
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         plan = super().tensor_plan(model)
         return None if plan is None else {**plan, **_hf.SEQUENCE}
+
+    def pipeline(self, model: nn.Module) -> Parts | None:
+        return _hf.pipeline_parts(model)
 
     def sample(self, model: nn.Module) -> str | None:
         if self.sample_prompt is None:

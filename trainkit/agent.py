@@ -64,8 +64,10 @@ def launch(folder: RunFolder, ranks: int, attempt: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from trainkit.launcher._deaths import Deaths
     from trainkit.launcher._logs import RankLogs
 
+    deaths = Deaths()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -83,8 +85,9 @@ def launch(folder: RunFolder, ranks: int, attempt: int) -> int:
     try:
         outcomes = elastic_launch(config, rank.work)(str(folder.root), attempt)
     except ChildFailedError as error:
-        first = error.get_first_failure()[1]
-        return report(folder, attempt, first.local_rank, first.exitcode)
+        seen = error.get_first_failure()[1]
+        pid, exit_code = deaths.first or (seen.pid, seen.exitcode)
+        return report(folder, attempt, rank_of(folder, attempt, pid, seen.local_rank), exit_code)
     return EXIT_STOPPED if "stopped" in outcomes.values() else EXIT_DONE
 
 
@@ -93,27 +96,41 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
     os.killpg(0, signal.SIGUSR1)
 
 
+def rank_of(folder: RunFolder, attempt: int, pid: int, otherwise: int) -> int:
+    """The rank that ran as process `pid`."""
+    notes = folder.logs(attempt).glob("rank_*.pid")
+    known = {note.read_text(): int(note.stem.removeprefix("rank_")) for note in notes}
+    return known.get(str(pid), otherwise)
+
+
 def report(folder: RunFolder, attempt: int, failed: int, exit_code: int) -> int:
     """Write the `failure` event of the rank that failed first, and return the run's exit code.
 
-    A rank that a signal killed leaves no file; what the others raised after it is its consequence.
+    A rank that a signal or exit() ended leaves no file; what the others raised after it is its consequence.
     """
-    if exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        cause: dict[str, Any] = {
+    logs = folder.logs(attempt)
+    if (logs / f"rank_{failed}.failure.json").exists():
+        told = [json.loads(f.read_text()) for f in logs.glob("rank_*.failure.json")]
+        cause: dict[str, Any] = min(told, key=lambda failure: failure["time"])
+    else:
+        cause = {
             "rank": failed,
             "host": socket.gethostname(),
             "time": time.time(),
             "exit_code": EXIT_FAILED,
-            "message": f"rank {failed} was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else ""),
+            "message": f"rank {failed} {_ending(exit_code)}",
             "traceback": "",
         }
-    else:
-        files = folder.logs(attempt).glob("rank_*.failure.json")
-        cause = min((json.loads(f.read_text()) for f in files), key=lambda failure: failure["time"])
     code: int = cause["exit_code"]
-    folder.event("failure", attempt=attempt, log=str(folder.logs(attempt) / f"rank_{cause['rank']}.log"), **cause)
+    folder.event("failure", attempt=attempt, log=str(logs / f"rank_{cause['rank']}.log"), **cause)
     return code
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"called exit({exit_code})"
+    name = signal.Signals(-exit_code).name
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 if __name__ == "__main__":

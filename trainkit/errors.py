@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import ClassVar
 
 EXIT_DONE, EXIT_FAILED, EXIT_CONFIG, EXIT_STOPPED = 0, 1, 2, 75
@@ -29,7 +30,7 @@ class Problem:
 
     def __str__(self) -> str:
         # As it would be typed: null and true, not None and True.
-        value = self.value if isinstance(self.value, str) else json.dumps(self.value, default=str)
+        value = self.value if isinstance(self.value, str | PurePath) else json.dumps(self.value, default=str)
         head = f"{self.key}={value}: {self.message}" if self.key else self.message
         return f"{head}\n    {self.hint}" if self.hint else head
 

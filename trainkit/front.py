@@ -21,51 +21,59 @@ from typing import Any
 
 import yaml
 from rich.console import Console as Rich
+from rich.markup import escape
 
 from trainkit import __version__
-from trainkit.console import Console, summarise, table
-from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED
+from trainkit.console import Console, closing, screen, summarise
+from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
-from trainkit.runfolder import RunFolder, read_lines, replace_text
+from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
+from trainkit.secrets import shown
 from trainkit.settings import Settings
 from trainkit.tracker.follower import Follower, Status
 
 POLL_S = 0.1
 FLUSH_S = 30.0  # how long the end of a run waits for rows that are still on their way to the tracker
 STATUS = {EXIT_DONE: "done", EXIT_STOPPED: "stopped", EXIT_CONFIG: "refused"}
-SECRETS = ("password", "passwd", "secret", "token_", "_token", "api_key", "apikey", "credential")
 
 
 def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:
     """Start the run, follow it to its end, and say how it went. `words` are those of the command line. Returns the
     exit code."""
-    folder, rich = RunFolder(Path(settings.run.dir)), Rich()
+    folder, rich = RunFolder(Path(settings.run.dir)), screen()
     if finished(folder, config):
-        rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({folder.root})")
+        where = escape(str(folder.root))
+        rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({where})")
         show(rich, folder, json.loads(folder.summary.read_text()), words)
         return EXIT_DONE
     folder.root.mkdir(parents=True, exist_ok=True)
     attempt = folder.next_attempt()
+    folder.summary.unlink(missing_ok=True)  # it would pass for this attempt's, if that is killed
+    drop_torn_line(folder.events)
     replace_text(folder.config, yaml.safe_dump(config, sort_keys=False))
     follower = Follower(settings.tracker, info(folder, settings, cluster, attempt, config))
     follower.start()
     begin = time.time()
     job = settings.launcher.start(folder.root, cluster, attempt)
     console = Console(folder, attempt, rich)
-    code = follow(job, console, follower)
-    status = STATUS.get(code, "failed")
+    code, asked = follow(job, console, follower)
+    status = STATUS.get(code, "killed" if code < 0 else "failed")
+    if status in ("failed", "killed") and asked < 2 and not explained(folder, attempt):
+        folder.event("failure", **unexplained(folder, attempt, code))
     step = max((r["step"] for r in read_lines(folder.metrics)), default=0)
     folder.event("end", step=step, status=status, exit_code=code, seconds=round(time.time() - begin, 1))
     console.close()
     unsent = follower.finish(tracker_status(code), FLUSH_S)
-    summary = summarise(folder, folder.checkpoints(settings.checkpoint.dir), status, unsent, follower.where)
+    summary = summarise(folder, folder.checkpoints(settings.checkpoint.dir), status, follower.where)
+    summary |= {"unsent_rows": unsent, "tracker_trouble": follower.trouble}
     replace_text(folder.summary, json.dumps(summary, indent=1))
     show(rich, folder, summary, words)
-    return code if code in STATUS else 1
+    return code if code in STATUS else EXIT_FAILED
 
 
-def follow(job: Job, console: Console, follower: Follower) -> int:
-    """Draw until the job ends. The first Ctrl-C or SIGTERM asks it to save and leave, the second ends it at once."""
+def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
+    """Draw until the job ends. The first Ctrl-C or SIGTERM asks it to save and leave, the second ends it at once.
+    Returns its exit code, and how often it was asked."""
     asked = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -77,7 +85,8 @@ def follow(job: Job, console: Console, follower: Follower) -> int:
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end a run
     told, troubled = 0, None
-    while (code := job.poll()) is None:
+    while True:
+        code = job.poll()
         console.refresh()
         if asked > told:
             told = asked
@@ -85,8 +94,28 @@ def follow(job: Job, console: Console, follower: Follower) -> int:
         if follower.trouble != troubled and troubled is None:
             troubled = follower.trouble
             console.say(f"the tracker cannot be reached ({troubled}); training goes on, all rows are in metrics.jsonl")
+        if code is not None:
+            return code, asked
         time.sleep(POLL_S)
-    return code
+
+
+def explained(folder: RunFolder, attempt: int) -> bool:
+    """Whether the launcher has said why the attempt failed."""
+    return any(event["event"] == "failure" and event["attempt"] == attempt for event in read_lines(folder.events))
+
+
+def unexplained(folder: RunFolder, attempt: int, code: int) -> dict[str, Any]:
+    """The `failure` event for a launcher that could not write it: the out-of-memory killer ended it, or a full disk."""
+    end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+    return {
+        "attempt": attempt,
+        "log": str(folder.logs(attempt) / "agent.log"),
+        "rank": None,
+        "host": socket.gethostname(),
+        "exit_code": EXIT_FAILED,
+        "message": f"the process that starts the ranks {end}",
+        "traceback": "",
+    }
 
 
 def tracker_status(code: int) -> Status:
@@ -106,19 +135,21 @@ def finished(folder: RunFolder, config: Mapping[str, Any]) -> bool:
 
 
 def show(rich: Rich, folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) -> None:
-    """The closing table."""
-    rich.print(table(summary, folder, following(folder, summary, words)))
+    """The closing table, where things are, and what to type next."""
+    closing(rich, summary, folder, *following(folder, summary, words))
 
 
-def following(folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) -> str:
-    """The next command to type."""
+def following(folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
+    """What to do next, and the command for it."""
     if summary["status"] == "done":
-        if summary["model"] and (Path(summary["model"]) / "config.json").exists():
-            load = f"transformers.AutoModelForCausalLM.from_pretrained({summary['model']!r})"
-            return f'python -c "import transformers; {load}"'
-        return f"python -m trainkit ls   # the model is in {summary['model']}"
+        model = json.dumps(str(folder.model))
+        if (folder.model / "config.json").exists():
+            load = f"import transformers; print(transformers.AutoModelForCausalLM.from_pretrained({model}))"
+            return "load the model", shlex.join(["python", "-c", load])
+        return "look at the model", shlex.join(["ls", "-l", str(folder.model)])
     again = [w for w in words if not w.startswith("run.dir=")] + [f"run.dir={folder.root}"]
-    return f"python -m trainkit {shlex.join(again)}" + ("" if summary["status"] == "stopped" else "   # goes on")
+    what = "mend what is said above, then go on" if summary["status"] in ("failed", "refused") else "go on"
+    return what, f"python -m trainkit {shlex.join(again)}"
 
 
 # ------------------------------------------------------------------------------------- for the tracker
@@ -150,7 +181,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         if isinstance(value, Mapping):
             yield from flat(value, f"{key}.")
         else:
-            yield key, "(not shown)" if any(word in key.lower() for word in SECRETS) else str(value)
+            yield key, shown(key, value)
 
 
 def git_commit() -> str | None:

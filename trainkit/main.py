@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -15,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainkit.errors import EXIT_FAILED, ConfigError, Problem, TrainkitError
+from trainkit.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError, Problem, TrainkitError
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder
 
@@ -30,11 +31,13 @@ stop = StopFlag()
 def work(root: str, attempt: int) -> str:
     """Run one rank of `attempt` in the run folder `root`. Returns 'done' or 'stopped'; a fault leaves
     logs/attempt_A/rank_R.failure.json behind and exits with the code of the error."""
+    agent = os.getppid()
     os.dup2(1, 2)  # one log file per rank: the launcher redirected stdout only
     stop.install()
     folder, rank = RunFolder(Path(root)), int(os.environ.get("RANK", "0"))
+    (folder.logs(attempt) / f"rank_{rank}.pid").write_text(str(os.getpid()))
     try:
-        return train(folder, attempt)
+        outcome = train(folder, attempt)
     except Exception as error:
         if not isinstance(error, TrainkitError):  # the others say it all in their message
             traceback.print_exc()
@@ -49,6 +52,16 @@ def work(root: str, attempt: int) -> str:
         }
         (folder.logs(attempt) / f"rank_{rank}.failure.json").write_text(json.dumps(failure))
         sys.exit(code)
+    leave_without(agent)
+    return outcome
+
+
+def leave_without(agent: int) -> None:
+    """End here if the agent is dead or dies from now on (its death sends SIGINT): torchelastic would have this rank
+    wait for ever to be told that its outcome has been read."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getppid() != agent:
+        sys.exit(EXIT_STOPPED)
 
 
 def train(folder: RunFolder, attempt: int) -> str:

@@ -1,4 +1,4 @@
-"""The seams of trainkit and the values that cross them. Imports no other trainkit module but errors.
+"""The seams of trainkit and the values that cross them. Imports of trainkit only errors and parts.
 
     Task       what is trained: model, data, loss          (a recipe; written once)
     Strategy   how one model is spread over ranks          -> World, Engine
@@ -23,6 +23,8 @@ from trainkit.errors import Problem
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from trainkit.parts import Parts
 
 Say = Callable[[str], None]
 """Prints one line of progress where the person at the terminal sees it."""
@@ -153,6 +155,10 @@ class Task(ABC):
         None: it cannot be divided."""
         plan: Mapping[str, Any] | None = getattr(model, "tp_plan", None)
         return plan
+
+    def pipeline(self, model: nn.Module) -> Parts | None:
+        """How `model` is cut into the stages of a pipeline; None: it cannot be."""
+        return None
 
     def sample(self, model: nn.Module) -> str | None:
         """A short text that shows what the model does now (one generation); shown before and after."""

@@ -91,6 +91,13 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line that a crash or a full disk left without its end: the next row would be appended to it."""
+    if path.exists():
+        with path.open("rb+") as f:
+            f.truncate(f.read().rfind(b"\n") + 1)
+
+
 def truncate_after(path: Path, step: int) -> None:
     """Drop the rows past `step` (those of a lost attempt) and a torn last line, atomically."""
     if not path.exists():

@@ -15,6 +15,7 @@ from trainkit.strategy.fsdp import Fsdp
 from trainkit.strategy.horovod import Horovod
 from trainkit.strategy.local import Local
 from trainkit.strategy.mesh import Mesh
+from trainkit.strategy.pipeline import Pipeline
 from trainkit.strategy.tensor import Tensor
 from trainkit.strategy.zero1 import Zero1
 from trainkit.strategy.zero2 import Zero2
@@ -29,8 +30,10 @@ FSDP: dict[str, Any] = {
     "timeout_s": WAIT,
 }
 TENSOR: dict[str, Any] = {"size": None, "sequence_parallel": False, "loss_parallel": False, "timeout_s": WAIT}
-MESH: dict[str, Any] = FSDP | TENSOR | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
+PIPELINE: dict[str, Any] = {"stages": None, "schedule": "1f1b", "virtual_stages": 1, "cut": None, "timeout_s": WAIT}
+MESH: dict[str, Any] = FSDP | TENSOR | PIPELINE | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
 MESH.pop("size")
+MESH.pop("stages")
 ZERO: dict[str, Any] = {"offload_optimizer": False, "config": None, "timeout_s": WAIT}
 # DeepSpeed keeps what is small whole on every rank; at this threshold nothing is.
 ZERO3: dict[str, Any] = ZERO | {"offload_parameters": False, "config": str(Path(__file__).with_name("zero3.json"))}
@@ -47,9 +50,18 @@ STRATEGIES: dict[str, Strategy] = {
     "tensor": Tensor(**TENSOR),
     "tensor-sequence": Tensor(**TENSOR | {"sequence_parallel": True}),
     "tensor-loss": Tensor(**TENSOR | {"loss_parallel": True}),
+    "pipeline-gpipe": Pipeline(**PIPELINE | {"schedule": "gpipe"}),
+    "pipeline": Pipeline(**PIPELINE),
+    "pipeline-interleaved": Pipeline(**PIPELINE | {"schedule": "interleaved1f1b", "virtual_stages": 2}),
+    "pipeline-zero": Pipeline(**PIPELINE | {"schedule": "zero_bubble", "virtual_stages": 2}),
+    "pipeline-zero-single": Pipeline(**PIPELINE | {"schedule": "zero_bubble"}),
+    "pipeline-cut": Pipeline(**PIPELINE | {"cut": ["layers.3"]}),
+    "pipeline-shard": Pipeline(**PIPELINE | {"stages": 2}),
     "mesh-replicas-shard": Mesh(**MESH | {"replicas": 2}),
     "mesh-replicas-tensor": Mesh(**MESH | {"replicas": 2, "shard": 1, "tensor": 2}),
     "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
+    "mesh-pipeline-tensor": Mesh(**MESH | {"pipeline": 2, "tensor": 2}),
+    "mesh-pipeline-shard": Mesh(**MESH | {"pipeline": 2, "schedule": "interleaved1f1b", "virtual_stages": 2}),
     "zero1": Zero1(**ZERO),
     "zero1-offload": Zero1(**ZERO | {"offload_optimizer": True}),
     "zero2": Zero2(**ZERO),
@@ -70,9 +82,18 @@ RANKS: dict[str, tuple[int, ...]] = {
     "tensor": (1, 2, 4),
     "tensor-sequence": (2,),
     "tensor-loss": (2, 4),
+    "pipeline": (1, 2, 4),
+    "pipeline-gpipe": (2, 4),
+    "pipeline-interleaved": (2,),
+    "pipeline-zero": (2,),
+    "pipeline-zero-single": (2,),
+    "pipeline-cut": (2,),
+    "pipeline-shard": (4,),
     "mesh-replicas-shard": (4,),
     "mesh-replicas-tensor": (4,),
     "mesh-shard-tensor": (4,),
+    "mesh-pipeline-tensor": (4,),
+    "mesh-pipeline-shard": (4,),
     "zero1": (1, 2, 4),
     "zero1-offload": (2,),
     "zero2": (1, 2, 4),
@@ -85,6 +106,7 @@ RANKS: dict[str, tuple[int, ...]] = {
 # Where a model is divided, what is built on its weights and its forward has to be proved too.
 DIVIDED = [
     *(("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)),
+    *(("pipeline", 2), ("pipeline-interleaved", 2), ("mesh-pipeline-shard", 4)),
     *(("zero1", 2), ("zero2", 2), ("zero2-offload", 2), ("zero3", 2), ("zero3-kept", 4), ("zero3-offload", 2)),
 ]
 

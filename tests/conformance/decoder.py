@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainkit.parts import Parts
 from trainkit.protocols import Batch, Data, ModelShape, Task
 
 VOCAB, LENGTH, HEADS = 61, 12, 4
@@ -41,7 +42,12 @@ class Decoder(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCAB, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.tokens(ids) + self.places.weight[: ids.shape[1]]
+        return self.decode(self.embed(ids))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.tokens(ids) + self.places.weight[: ids.shape[1]]  # type: ignore[no-any-return]
+
+    def decode(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
         return self.head(self.norm(x))
@@ -68,7 +74,7 @@ class Copies:
 @dataclass(frozen=True, kw_only=True)
 class DecoderTask(Task):
     width: int = 32
-    layers: int = 2
+    layers: int = 4
     dropout: float = 0.0
     samples: int = 53
     heldout: int = 11
@@ -96,5 +102,19 @@ class DecoderTask(Task):
             "head": "colwise_gather_output",
         }
 
+    def pipeline(self, model: nn.Module) -> Parts | None:
+        whole: Any = model
+        return Parts(
+            first=[whole.tokens, whole.places],
+            last=[whole.norm, whole.head],
+            shape=lambda inputs: (*inputs["ids"].shape, self.width),
+            forward=_stage,
+            example={"ids": torch.arange(2 * LENGTH).view(2, LENGTH)},
+        )
+
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
         return F.cross_entropy(output.flatten(0, 1), targets["labels"].flatten(), ignore_index=-100, reduction="sum")
+
+
+def _stage(model: Any, hidden: Tensor | None, inputs: Mapping[str, Tensor], is_last: bool) -> Any:
+    return model.decode(model.embed(inputs["ids"]) if hidden is None else hidden)

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from recipes import _hf
 from tests.conformance.decoder import LENGTH, VOCAB, Copies
+from trainkit.parts import Parts
 from trainkit.protocols import Batch, Data, Task
 
 
@@ -53,6 +54,9 @@ class LlamaTask(Task):
         if plan is None or not self.lora:
             return None if plan is None else {**plan, **_hf.SEQUENCE}
         return _hf.adapted_plan(model, plan)
+
+    def pipeline(self, model: nn.Module) -> Parts | None:
+        return _hf.pipeline_parts(model)
 
     def sample(self, model: nn.Module) -> str:
         asked = torch.arange(5)[None]

@@ -17,7 +17,9 @@ from tests.conformance.training import curve, tensors, train, trained_ids
 EMA: dict[str, Any] = {"ema": 0.9, "checkpoint": {"every": 5}, "eval_every": 4}
 
 
-@pytest.mark.parametrize(("strategy", "ranks"), [("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "ranks"), [("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("pipeline-interleaved", 2)]
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
     strategy: str, ranks: int, dropout: float, pool: Pool, tmp_path: Path
@@ -54,6 +56,11 @@ def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
         (("mesh-shard-tensor", 4), ("fsdp", 4)),
         (("fsdp-replicas", 4), ("mesh-shard-tensor", 4)),
         (("mesh-shard-tensor", 4), ("local", 1)),
+        (("pipeline", 4), ("local", 1)),
+        (("local", 1), ("pipeline-interleaved", 2)),
+        (("pipeline-interleaved", 2), ("fsdp", 4)),
+        (("tensor", 2), ("pipeline-shard", 4)),
+        (("mesh-pipeline-tensor", 4), ("pipeline-zero", 2)),
         (("zero1", 2), ("local", 1)),
         (("local", 1), ("zero1", 2)),
         (("zero2", 2), ("local", 1)),

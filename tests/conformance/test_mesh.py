@@ -145,7 +145,7 @@ def collectives(world: World, name: str, micro_batches: int) -> Counter[str]:
 @pytest.mark.parametrize(("name", "often"), [("fsdp", 1), ("fsdp-replicas", 4)])
 def test_gradients_are_summed_once_per_global_batch_unless_memory_is_dearer(name: str, often: int, pool: Pool) -> None:
     one, four = (pool.run(4, on_mesh, name, collectives, n)[0] for n in (1, 4))
-    groups = 3  # two blocks, and what is around them
+    groups = 5  # four blocks, and what is around them
     scatter = "c10d::_reduce_scatter_base_"
     assert (one[scatter], four[scatter]) == (groups, groups * often)
     over_replicas = groups if name == "fsdp-replicas" else 0

@@ -72,7 +72,7 @@ def test_how_it_is_computed_does_not_change_the_curve(
 @pytest.mark.parametrize(
     ("strategy", "ranks"),
     [
-        *(("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("mesh-shard-tensor", 4)),
+        *(("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("pipeline", 2), ("mesh-shard-tensor", 4)),
         *(("zero1", 2), ("zero2", 2), ("zero3", 2)),
     ],
 )

@@ -1,9 +1,10 @@
-"""A person's own project: a folder that is not trainkit's, with one recipe in it."""
+"""A person's own project (a folder that is not trainkit's, with one recipe in it), and waiting for other processes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,12 @@ def recipe_modules() -> list[str]:
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    """Wait for `condition`; fail with `what` if it does not come."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(what)
+        time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""mlflow sync RUN ...: send what the tracker has missed of run folders."""
+"""mlflow sync RUN [RUN ...] [tracker.uri=URI]: send what the tracker has missed of run folders."""
 
 from __future__ import annotations
 
@@ -10,36 +10,45 @@ import yaml
 
 from trainkit import front
 from trainkit.cli.terminal import say
-from trainkit.config import load
+from trainkit.config import build
 from trainkit.errors import EXIT_DONE, ConfigError, Problem, TrainkitError
 from trainkit.runfolder import RunFolder, read_lines
-from trainkit.tracker.follower import Status, sync
+from trainkit.tracker.follower import Status, reason, sync
+
+URI = "tracker.uri="
 
 
 def main(words: Sequence[str]) -> int:
-    if len(words) < 2 or words[0] != "sync":
-        raise ConfigError([Problem("", "", "the command is: mlflow sync RUN [RUN ...]", "RUN is a run folder")])
-    folders = [RunFolder(Path(word).absolute()) for word in words[1:]]
+    roots = [word for word in words[1:] if not word.startswith(URI)]
+    if not roots or words[0] != "sync":
+        usage = "the command is: mlflow sync RUN [RUN ...] [tracker.uri=URI]"
+        raise ConfigError([Problem("", "", usage, "RUN is a run folder; URI: where to, if not where the run meant to")])
+    folders = [RunFolder(Path(root).absolute()) for root in roots]
     missing = [folder.root for folder in folders if not folder.config.is_file()]
     if missing:
         raise ConfigError([Problem("", "", f"{root} is no run folder: it has no config.yaml") for root in missing])
+    uris = [word.removeprefix(URI) for word in words[1:] if word.startswith(URI)]
     for folder in folders:
-        say(f"{folder.root}: {_sync(folder)}")
+        say(f"{folder.root}: {_sync(folder, uris)}")
     return EXIT_DONE
 
 
-def _sync(folder: RunFolder) -> str:
-    settings = load(folder.config)
+def _sync(folder: RunFolder, uris: Sequence[str]) -> str:
+    config = yaml.safe_load(folder.config.read_text())
+    for uri in uris:
+        config["tracker"]["uri"] = uri
+    settings, problems = build(config)
+    if settings is None or problems:
+        raise ConfigError(problems)
     starts = [event for event in read_lines(folder.events) if event["event"] == "start"]
     if not starts:
         return "nothing to send: training has not started"
     # What the run used counts, not what launcher.ranks=auto would mean on this machine today.
     cluster = replace(settings.launcher.cluster(settings.strategy), ranks=starts[-1]["ranks"])
-    config = yaml.safe_load(folder.config.read_text())
     info = front.info(folder, settings, cluster, starts[-1]["attempt"], config)
     ends = [event for event in read_lines(folder.events) if event["event"] == "end"]
     status: Status = front.tracker_status(ends[-1]["exit_code"]) if ends else "KILLED"
     try:
         return sync(settings.tracker, info, list(read_lines(folder.metrics)), status)
     except Exception as error:  # whatever a tracker raises means the same here: it cannot be reached
-        raise TrainkitError(f"the tracker did not take it: {type(error).__name__}: {error}") from error
+        raise TrainkitError(f"the tracker did not take it: {reason(error)}") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from trainkit.config import build, check, compose
+from trainkit.config import build, check, draft
 from trainkit.errors import ConfigError
 from trainkit.launcher.local import warm_agent
 from trainkit.protocols import Cluster
@@ -25,9 +25,12 @@ def main(words: Sequence[str]) -> int:
 
 def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
     """The checked run that `words` ask for, and what it would run on. Raises ConfigError; writes nothing."""
-    config = compose(words)
+    config, wrong = draft(words)
+    refused = {problem.key for problem in wrong}
     settings, problems = build(config)
-    if settings is None:
+    # What stands in for a choice that does not exist is nothing that the person has set.
+    problems = [*wrong, *(p for p in problems if p.key.split(".")[0] not in refused)]
+    if settings is None or wrong:
         raise ConfigError(problems)
     cluster = settings.launcher.cluster(settings.strategy)
     problems += check(settings, cluster)

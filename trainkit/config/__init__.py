@@ -8,6 +8,6 @@ check     what only shows when the parts are seen together, and the state of the
 from trainkit.config.build import build, load
 from trainkit.config.bundle import components, describe
 from trainkit.config.check import check
-from trainkit.config.compose import compose
+from trainkit.config.compose import compose, draft
 
-__all__ = ["build", "check", "components", "compose", "describe", "load"]
+__all__ = ["build", "check", "components", "compose", "describe", "draft", "load"]

@@ -148,9 +148,9 @@ def _folder(settings: Settings) -> Iterator[Problem]:
             f"{run.root} holds checkpoints up to step {saved[-1]}",
             "choose another run.dir, or resume=auto to go on",
         )
-    if run.config.exists():
-        yield from _other_recipe(settings, run.config)
-    if saved and settings.resume != "never":
+    other = [*_other_recipe(settings, run.config)] if run.config.exists() else []
+    yield from other
+    if saved and not other and settings.resume != "never":
         folder = run.checkpoints(settings.checkpoint.dir)
         yield from _other_checkpoint(settings, step_folder(folder, saved[-1]) / MANIFEST)
 
@@ -164,10 +164,15 @@ def _writable(key: str, path: Path) -> Iterator[Problem]:
         return
     if not where.is_dir():
         yield Problem(key, path, f"{where} is a file, not a folder", f"choose another {key}")
-    elif not os.access(where, os.W_OK) or os.statvfs(where).f_flag & os.ST_RDONLY:
+    elif not os.access(where, os.W_OK) or os.statvfs(where).f_flag & os.ST_RDONLY or _total(where) == 0:
         yield Problem(key, path, f"{where} cannot be written to", f"choose another {key}")
     elif (free := shutil.disk_usage(where).free) < LEAST_FREE:
         yield Problem(key, path, f"its disk is full: {free >> 20} MiB free", f"free space, or choose another {key}")
+
+
+def _total(where: Path) -> int:
+    """The size of the disk in bytes; /proc and its like have none."""
+    return shutil.disk_usage(where).total
 
 
 def existing(path: Path) -> Path:

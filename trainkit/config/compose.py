@@ -22,19 +22,34 @@ def compose(words: Sequence[str]) -> dict[str, Any]:
 
     Raises ConfigError with every word that cannot be read and every choice that does not exist.
     """
-    overrides, problems = _parse(words)
-    problems += [p for o in overrides if (p := _bad_choice(o))]
-    chosen = {o.key_or_group: str(o.value()) for o in overrides if o.key_or_group in GROUPS}
-    if "recipe" not in chosen and not any(p.key == "recipe" for p in problems):
-        problems.append(no_recipe())
+    config, problems = draft(words)
     if problems:
         raise ConfigError(problems)
+    return config
+
+
+def draft(words: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
+    """The configuration as far as `words` can be used, and what is wrong with the others. A group whose choice does
+    not exist is left as it is by default, and the keys that were meant for it are left out.
+
+    Raises ConfigError where nothing can be composed.
+    """
+    overrides, problems = _parse(words)
+    problems += [p for o in overrides if (p := _bad_choice(o))]
+    refused = {problem.key for problem in problems}
+    used = [o for o in overrides if o.key_or_group.split(".")[0] not in refused]
+    chosen = {o.key_or_group: str(o.value()) for o in used if o.key_or_group in GROUPS}
+    if "recipe" not in {*chosen, *refused}:
+        raise ConfigError([*problems, no_recipe()])
     # Hydra would stop at the first unknown key. Forced, they all come through, and build() names them together.
-    values = [f"++{o.key_or_group}={o.get_value_string()}" for o in overrides if o.key_or_group not in GROUPS]
-    config = _hydra([f"{group}={choice}" for group, choice in chosen.items()] + values)
-    if config.get("name") is None:
-        config["name"] = chosen["recipe"]
-    return _resolved(config)
+    values = [f"++{o.key_or_group}={o.get_value_string()}" for o in used if o.key_or_group not in GROUPS]
+    try:
+        config = _hydra([f"{group}={choice}" for group, choice in chosen.items()] + values)
+        if config.get("name") is None:
+            config["name"] = chosen.get("recipe", "")
+        return _resolved(config), problems
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from error
 
 
 def no_recipe() -> Problem:
@@ -51,7 +66,8 @@ def _parse(words: Sequence[str]) -> tuple[list[Override], list[Problem]]:
         try:
             override = _read(parser, word)
         except HydraException as error:
-            problems.append(_unreadable(word, str(error).splitlines()[0], "write key=value"))
+            why = str(error).splitlines()[0] if "=" in word else "there is no = in it"
+            problems.append(_unreadable(word, why, "write key=value"))
             continue
         if not override.key_or_group:
             problems.append(_unreadable(word, "there is no key before the ="))

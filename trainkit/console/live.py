@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console as Rich
 from rich.markup import escape
-from rich.panel import Panel
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -28,7 +27,7 @@ class Console:
         self._rich, self._since, self._spoke = rich, time.time(), 0.0
         self._metrics, self._events = Tail(folder.metrics), Tail(folder.events)
         self._log = Tail(folder.logs(attempt) / "rank_0.log")
-        self._total = 0
+        self._total, self._start_step, self._start_time = 0, 0, self._since
         self._first_eval: float | None = None
         self._bar = _bar(rich) if rich.is_terminal else None
         self._task = self._bar.add_task("starting", total=None, shown="") if self._bar else None
@@ -36,18 +35,16 @@ class Console:
             self._bar.start()
 
     def refresh(self) -> None:
-        """Draw what came in. A terminal that is gone is no fault of the run."""
+        """Draw what came in, in the order in which it happened."""
         try:
             for line in self._log.lines():
                 self._say(f"[dim]{escape(line)}[/dim]")
-            for event in self._events.rows():
-                if event["time"] >= self._since:
-                    self._event(event)
-            for row in self._metrics.rows():
-                if row["time"] >= self._since:
-                    self._row(row)
-        except (BrokenPipeError, OSError):
-            self._bar = None
+            new = [*self._metrics.rows(), *self._events.rows()]
+        except OSError:
+            return  # a shared disk that does not answer now: the next call reads on
+        for item in sorted(new, key=lambda item: item["time"]):
+            if item["time"] >= self._since:
+                (self._event if "event" in item else self._row)(item)
 
     def say(self, text: str) -> None:
         """A line of the front's own."""
@@ -78,13 +75,13 @@ class Console:
             self._bar.update(self._task, completed=row["step"], description="training", shown=shown)
         elif row["time"] - self._spoke >= LINE_EVERY_S or row["step"] == self._total:
             self._spoke = row["time"]
-            self._say(f"step {row['step']}/{self._total}  {shown}  {self._left(row)}")
+            self._say(f"step {row['step']}/{self._total}  {shown}{self._left(row)}")
 
     def _left(self, row: dict[str, Any]) -> str:
         done = row["step"] - self._start_step
         if done <= 0 or row["step"] == self._total:
             return ""
-        return f"about {duration((row['time'] - self._start_time) / done * (self._total - row['step']))} left"
+        return f"  about {duration((row['time'] - self._start_time) / done * (self._total - row['step']))} left"
 
     def _evaluation(self, row: dict[str, Any]) -> None:
         metrics = "  ".join(f"{k.removeprefix('eval_')} {v:.4f}" for k, v in row.items() if k.startswith("eval_"))
@@ -116,17 +113,17 @@ class Console:
         elif kind == "stop":
             self._say(f"[bold]stopped[/bold] at step {event['step']}, as asked")
         elif kind == "failure":
-            self._rich.print(failure_panel(event))
+            self._failure(event)
 
-
-def failure_panel(event: dict[str, Any]) -> Panel:
-    """What broke, where, and where to read more."""
-    trace = "\n".join(event["traceback"].strip().splitlines()[-8:])
-    body = Text(f"{event['message']}\n")
-    if trace and event["exit_code"] == 1 and event["rank"] != 0:  # rank 0's log is on the screen already
-        body.append(f"\n{trace}\n", style="dim")
-    body.append(f"\nlog: {event['log']}")
-    return Panel(body, title=f"rank {event['rank']} on {event['host']} failed", border_style="red", title_align="left")
+    def _failure(self, event: dict[str, Any]) -> None:
+        """What broke, where, and where to read more. In no frame, which would break lines that are to be copied."""
+        who = "the launcher" if event["rank"] is None else f"rank {event['rank']}"
+        self._say(f"[bold red]{who} on {escape(event['host'])} failed[/bold red]: {escape(event['message'])}")
+        trace = event["traceback"].strip().splitlines()[-8:]
+        if event["exit_code"] == 1 and event["rank"] != 0:  # rank 0's log is on the screen already
+            for line in trace:
+                self._say(f"    [dim]{escape(line)}[/dim]")
+        self._say(f"    log: {escape(event['log'])}")
 
 
 def quantity(value: float) -> str:
@@ -139,11 +136,12 @@ def quantity(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """3671 -> 1 h 1 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class _Steps(ProgressColumn):

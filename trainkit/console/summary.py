@@ -1,20 +1,24 @@
-"""What is left to say when a run has ended: summary.json, and the same as a table."""
+"""What is left to say when a run has ended: summary.json, and the same for a person."""
 
 from __future__ import annotations
 
+import shlex
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console as Rich
 from rich.table import Table
+from rich.text import Text
 
 from trainkit.checkpoint.manifest import committed, step_folder
 from trainkit.console.live import duration, quantity
 from trainkit.runfolder import RunFolder, read_lines
 
 
-def summarise(folder: RunFolder, checkpoints: Path, status: str, unsent: int, where: str | None) -> dict[str, Any]:
-    """The facts of a run, over all its attempts, from its folder. `unsent`: rows the tracker did not get."""
+def summarise(folder: RunFolder, checkpoints: Path, status: str, where: str | None) -> dict[str, Any]:
+    """The facts of a run, over all its attempts, from its folder."""
     rows = list(read_lines(folder.metrics))
     events = list(read_lines(folder.events))
     steps = [row for row in rows if "loss" in row]
@@ -29,7 +33,7 @@ def summarise(folder: RunFolder, checkpoints: Path, status: str, unsent: int, wh
         "samples": steps[-1]["samples"] if steps else 0,
         "loss": steps[-1]["loss"] if steps else None,
         "eval_before": _metrics(looks[0]) if looks else None,
-        "eval_after": _metrics(looks[-1]) if looks else None,
+        "eval_after": _metrics(looks[-1]) if len(looks) > 1 else None,
         "sample_before": samples.get("before"),
         "sample_after": samples.get("after"),
         "tokens_per_second": statistics.median(row["tokens_per_second"] for row in steps) if steps else None,
@@ -39,7 +43,6 @@ def summarise(folder: RunFolder, checkpoints: Path, status: str, unsent: int, wh
         "checkpoints": [str(step_folder(checkpoints, step)) for step in saved],
         "model": str(folder.model) if folder.model.exists() else None,
         "tracker": where,
-        "unsent_rows": unsent,
     }
 
 
@@ -47,41 +50,58 @@ def _metrics(row: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if key.startswith("eval_")}
 
 
-def table(summary: dict[str, Any], folder: RunFolder, following: str) -> Table:
-    """The closing table; `following` is the next command to type."""
-    grid = Table(
-        title=f"{folder.root.name}: {summary['status']}", title_justify="left", show_header=False, min_width=60
-    )
+def closing(rich: Rich, summary: dict[str, Any], folder: RunFolder, what: str, command: str) -> None:
+    """Print the closing table, and below it, never wrapped, what a person copies: where things are, and the `command`
+    to type next, on a line of its own; `what` says what it does."""
+    rich.print(_table(summary, folder))
+    for name, text in _places(summary, folder):
+        rich.print(Text.assemble((f"{name:<12}", "bold"), text), soft_wrap=True)
+    rich.print(Text.assemble(("next", "bold"), f": {what}"), soft_wrap=True)
+    rich.print(Text(command), soft_wrap=True)
+
+
+def _table(summary: dict[str, Any], folder: RunFolder) -> Table:
+    title = Text(f"{folder.root.name}: {summary['status']}", style="table.title")
+    grid = Table(title=title, title_justify="left", show_header=False, min_width=60)
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
+    for name, value in _facts(summary):
+        grid.add_row(name, Text(value))
+    return grid
+
+
+def _facts(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     total = f" of {summary['total_steps']}" if summary["total_steps"] else ""
-    grid.add_row("steps", f"{summary['step']}{total}, {summary['samples']} samples")
+    yield "steps", f"{summary['step']}{total}, {summary['samples']} samples"
     before, after = summary["eval_before"], summary["eval_after"]
     if before and after:
         for key, value in after.items():
-            first = before.get(key)
-            grid.add_row(key.replace("eval_", "held-out "), f"{first:.4f} -> {value:.4f}{_verdict(key, first, value)}")
+            first = before.get(key)  # a recipe may have learnt another metric since
+            change = f"{value:.4f}" if first is None else f"{first:.4f} -> {value:.4f}{_verdict(key, first, value)}"
+            yield key.replace("eval_", "held-out "), change
     elif summary["loss"] is not None:
-        grid.add_row("loss", f"{summary['loss']:.4f}")
+        yield "loss", f"{summary['loss']:.4f}"
     if summary["sample_before"] and summary["sample_after"]:
-        grid.add_row("sample before", summary["sample_before"])
-        grid.add_row("sample after", summary["sample_after"])
+        yield "sample before", summary["sample_before"]
+        yield "sample after", summary["sample_after"]
     if summary["tokens_per_second"]:
-        grid.add_row("speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)")
-        grid.add_row("memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most")
-    grid.add_row("time", duration(summary["seconds"]))
+        yield "speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)"
+        yield "memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most"
+    yield "time", duration(summary["seconds"])
+
+
+def _places(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str]]:
     if summary["checkpoints"]:
         more = f" and {len(summary['checkpoints']) - 1} before it" if len(summary["checkpoints"]) > 1 else ""
-        grid.add_row("checkpoint", f"{summary['checkpoints'][-1]}{more}")
+        yield "checkpoint", f"{summary['checkpoints'][-1]}{more}"
     if summary["model"]:
-        grid.add_row("model", summary["model"])
-    grid.add_row("run folder", str(folder.root))
+        yield "model", summary["model"]
+    yield "run folder", str(folder.root)
     if summary["tracker"]:
-        grid.add_row("tracker", summary["tracker"])
-    if summary["unsent_rows"]:
-        grid.add_row("not sent", f"{summary['unsent_rows']} rows; later: python -m trainkit mlflow sync {folder.root}")
-    grid.add_row("next", following)
-    return grid
+        yield "tracker", summary["tracker"]
+    if summary["tracker_trouble"]:
+        yield "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later:"
+        yield "", shlex.join(["python", "-m", "trainkit", "mlflow", "sync", str(folder.root)])
 
 
 def _verdict(key: str, before: float, after: float) -> str:

@@ -30,8 +30,23 @@ def gpu_names() -> list[str]:
         names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return names if visible is None else names[: len([d for d in visible.split(",") if d.strip() not in ("", "-1")])]
+    return visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible(names: list[str], setting: str | None) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES=`setting` leaves of `names`. The list ends at the first entry that is no device (CUDA
+    C++ Programming Guide, environment variables); one given by its UUID counts under that."""
+    if setting is None:
+        return names
+    left = []
+    for device in map(str.strip, setting.split(",")):
+        if device.isdigit() and int(device) < len(names):
+            left.append(names[int(device)])
+        elif device.startswith(("GPU-", "MIG-")):
+            left.append(device)
+        else:
+            break
+    return left
 
 
 def torch_cuda() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ from trainkit.errors import Problem, TrainkitError
 from trainkit.launcher import _machine
 from trainkit.protocols import Cluster, Strategy
 from trainkit.runfolder import RunFolder
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +81,30 @@ def warm_agent() -> Iterator[None]:
 
 
 class LocalJob:
-    """The agent and its ranks, which share one process group."""
+    """The agent and its ranks, which share one process group. It has ended when all of them have: ranks whose agent was
+    killed are saving (see trainkit/agent.py), and whoever starts the run again must not meet them."""
 
     def __init__(self, agent: subprocess.Popen[bytes]) -> None:
         self._agent = agent
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # such ranks become children of this process
 
     def poll(self) -> int | None:
-        return self._agent.poll()
+        code = self._agent.poll()
+        return None if code is not None and self._adopted() else code
 
     def stop(self) -> None:
         if self._agent.poll() is None:
             self._agent.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        if self._agent.poll() is None:
+        if self.poll() is None:
             os.killpg(self._agent.pid, signal.SIGKILL)
+
+    def _adopted(self) -> bool:
+        """Whether a rank outlives the agent."""
+        try:
+            while os.waitpid(-self._agent.pid, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return False
+        return True

@@ -71,7 +71,7 @@ class Axes:
         return [Problem("launcher.ranks", ranks, message, f"set launcher.ranks={near}, or change the axes of strategy")]
 
     def model_problems(self, shape: ModelShape) -> Sequence[Problem]:
-        """What of a model of that shape does not divide: each tensor rank has whole heads, each stage a layer."""
+        """What of a model of that shape does not divide: each tensor rank has whole heads."""
         problems = []
         if heads := [n for n in dict.fromkeys(shape.heads) if n % self.tensor]:
             counts = " and ".join(str(n) for n in heads)
@@ -80,9 +80,6 @@ class Axes:
             problems.append(
                 Problem("strategy", f"tensor {self.tensor}", message, f"sizes that fit: {', '.join(map(str, fitting))}")
             )
-        if shape.layers < self.pipeline:
-            message = f"{self.pipeline} stages need as many layers, and the model has {shape.layers}"
-            problems.append(Problem("strategy", f"pipeline {self.pipeline}", message, "use fewer stages"))
         return problems
 
     def __str__(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from trainkit.errors import Problem
 from trainkit.protocols import Cluster, Engine, ModelShape, Training, World
@@ -28,6 +29,44 @@ class Splitting:
     loss_parallel: bool = False
 
 
+ScheduleName = Literal["gpipe", "1f1b", "interleaved1f1b", "zero_bubble"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staging:
+    """How the pipeline axis works; see conf/strategy/pipeline.yaml for the fields."""
+
+    schedule: ScheduleName = "1f1b"
+    virtual_stages: int = 1
+    cut: Sequence[int | str] | None = None
+
+    def problems(self, ranks: int) -> Iterator[Problem]:
+        """What does not fit a pipeline of `ranks` ranks, whatever the model."""
+        virtual, several = self.virtual_stages, self.schedule in ("interleaved1f1b", "zero_bubble")
+        if virtual > 1 and not several:
+            message = f"schedule={self.schedule} has one stage per rank"
+            hint = "set it to 1, or choose schedule=interleaved1f1b or zero_bubble"
+            yield Problem("strategy.virtual_stages", virtual, message, hint)
+        if virtual == 1 and self.schedule == "interleaved1f1b":
+            message = "interleaves several stages per rank"
+            yield Problem(
+                "strategy.schedule", self.schedule, message, "set strategy.virtual_stages=2, or schedule=1f1b"
+            )
+        if self.cut is not None and len(self.cut) != ranks * virtual - 1:
+            stages = ranks * virtual
+            message = f"should name {stages - 1} blocks: the first of each of the {stages} stages but stage 0"
+            yield Problem("strategy.cut", self.cut, message, "null cuts into equal parts")
+
+    def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
+        """What of a model of that shape does not fit: every stage has a layer."""
+        stages = ranks * self.virtual_stages
+        if stages <= shape.layers:
+            return ()
+        message = f"{stages} stages need as many layers, and the model has {shape.layers}"
+        hint = f"use at most {shape.layers}: fewer strategy.stages or virtual_stages"
+        return [Problem("strategy", f"pipeline {ranks} x {self.virtual_stages}", message, hint)]
+
+
 class Meshed(ABC):
     """Implements protocols.Strategy from the axes and how each of them works."""
 
@@ -43,6 +82,9 @@ class Meshed(ABC):
     @abstractmethod
     def splitting(self) -> Splitting: ...
 
+    def staging(self) -> Staging:
+        return Staging()
+
     def ranks(self, cluster: Cluster) -> int:
         ranks = max(1, cluster.gpus)
         return self.axes(ranks).nearest(ranks)
@@ -52,11 +94,18 @@ class Meshed(ABC):
         return axes.fill(axes.nearest(ranks)).data
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
-        return self.axes(cluster.ranks).problems(cluster.ranks)
+        axes = self.axes(cluster.ranks)
+        problems = [*axes.problems(cluster.ranks), *self.staging().problems(axes.pipeline)]
+        for key, on in asdict(self.splitting()).items():
+            if on and axes.pipeline > 1:
+                message = "cannot be used with a pipeline axis: between its stages hidden states are whole"
+                problems.append(Problem(f"strategy.{key}", True, message, "set it to false"))
+        return problems
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements protocols.Divides."""
-        return self.axes(ranks).model_problems(shape)
+        axes = self.axes(ranks)
+        return [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._mesh import MeshWorld
@@ -66,6 +115,9 @@ class Meshed(ABC):
         return MeshWorld.over(group, self.axes(group.size).fill(group.size))
 
     def build(self, training: Training, world: World) -> Engine:
+        from trainkit.strategy import _pipeline
         from trainkit.strategy._mesh_engine import build
 
+        if self.axes(world.size).pipeline > 1:
+            return _pipeline.build(training, world, self.sharding(), self.splitting(), self.staging())
         return build(training, world, self.sharding(), self.splitting())

@@ -24,16 +24,24 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def clip(parameters: Sequence[nn.Parameter], most: float | None, mesh: DeviceMesh, device: torch.device) -> Tensor:
+def clip(
+    parameters: Sequence[nn.Parameter],
+    most: float | None,
+    mesh: DeviceMesh,
+    device: torch.device,
+    copies: Sequence[nn.Parameter] = (),
+) -> Tensor:
     """The 2-norm of the gradients of all ranks' `parameters`, on `device`; above `most` they are scaled down to it.
 
     `mesh` has the names of all axes that parameters are sharded over. Along an axis called `pipeline` every rank holds
-    parameters of its own. Collective.
+    parameters of its own; `copies` are those that another stage counts too, and this rank does not. Collective.
     """
-    gradients = [gradient for p in parameters if (gradient := settled(p)) is not None]
+    elsewhere = {id(p) for p in copies}
+    found = [(gradient, id(p) in elsewhere) for p in parameters if (gradient := settled(p)) is not None]
+    gradients = [gradient for gradient, _ in found]
     stages = Axes({"pipeline"} & {*_names(mesh)})
     groups: dict[Axes, list[Tensor]] = {stages: []}
-    for gradient in gradients:
+    for gradient in (gradient for gradient, copied in found if not copied):
         groups.setdefault(_sharded_over(gradient) | stages, []).append(local(gradient))
     squares = {axes: nn.utils.get_total_norm(tensors).to(device) ** 2 for axes, tensors in groups.items()}
     norm = _summed(squares, mesh).sqrt()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Gt
 
-from trainkit.errors import Problem
-from trainkit.protocols import Cluster
 from trainkit.strategy._axes import Axes
-from trainkit.strategy._meshed import Meshed, Sharding, Splitting
+from trainkit.strategy._meshed import Meshed, ScheduleName, Sharding, Splitting, Staging
 
 Size = Annotated[int, Gt(0)]
 
@@ -24,6 +21,9 @@ class Mesh(Meshed):
     replicas: Size
     shard: Size | Literal["auto"]
     tensor: Size
+    schedule: ScheduleName
+    virtual_stages: Size
+    cut: list[int | str] | None
     reshard_after_forward: bool
     accumulate_sharded: bool
     cpu_offload: bool
@@ -34,13 +34,6 @@ class Mesh(Meshed):
     def axes(self, ranks: int) -> Axes:
         return Axes(pipeline=self.pipeline, replicas=self.replicas, shard=self.shard, tensor=self.tensor)
 
-    def problems(self, cluster: Cluster) -> Sequence[Problem]:
-        problems = [*super().problems(cluster)]
-        if self.pipeline > 1:
-            message = "the mesh has no engine for a pipeline yet"
-            problems.append(Problem("strategy.pipeline", self.pipeline, message, "set strategy.pipeline=1"))
-        return problems
-
     def sharding(self) -> Sharding:
         return Sharding(
             reshard_after_forward=self.reshard_after_forward,
@@ -50,3 +43,6 @@ class Mesh(Meshed):
 
     def splitting(self) -> Splitting:
         return Splitting(sequence_parallel=self.sequence_parallel, loss_parallel=self.loss_parallel)
+
+    def staging(self) -> Staging:
+        return Staging(schedule=self.schedule, virtual_stages=self.virtual_stages, cut=self.cut)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from trainkit.protocols import RunInfo, Tracker, TrackerSession
-from trainkit.runfolder import RunFolder
+from trainkit.runfolder import RunFolder, read_lines
 from trainkit.tail import Tail
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -28,6 +28,7 @@ class Follower:
         self._tracker, self._info = tracker, info
         self._tail = Tail(RunFolder(info.folder).metrics)
         self._pending: list[dict[str, Any]] = []
+        self._reached = -1.0  # data position of the last row that was sent
         self._session: TrackerSession | None = None
         self._status: Status | None = None
         self._wake = threading.Event()
@@ -38,42 +39,45 @@ class Follower:
 
     def finish(self, status: Status, timeout_s: float) -> int:
         """Send what is left and close the run with `status`; wait at most `timeout_s` seconds. Returns the number of
-        rows that could not be sent."""
+        rows that could not be sent; `trouble` says why, also if all rows but not the end of the run arrived."""
         self._status = status
         self._wake.set()
         self._thread.join(timeout_s)
-        return len(self._pending)
+        if self._thread.is_alive():
+            self.trouble = f"no answer in {timeout_s:.0f} s"
+        # Counted in the journal: a thread that hangs has not read the newest rows.
+        return sum(row["samples"] > self._reached for row in read_lines(RunFolder(self._info.folder).metrics))
 
     def _run(self) -> None:
         pause = INTERVAL_S
         while True:
-            finishing = self._status is not None
-            self._pending += self._tail.rows()
-            # The first row is waited for: importing MLflow earlier would take a core from torch's import.
-            if self._pending or finishing:
-                sent = self._send(finishing)
-                pause = INTERVAL_S if sent else min(2 * pause, LONGEST_PAUSE_S)
-                if finishing:
-                    return
+            finishing = self._status
+            try:
+                self._pending += self._tail.rows()
+                # The first row is waited for: importing MLflow earlier would take a core from torch's import.
+                if self._pending or finishing:
+                    self._send(finishing)
+                self.trouble, pause = None, INTERVAL_S
+            except Exception as error:  # any fault of a tracker is the same: it must not touch the run
+                self.trouble = reason(error)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            if finishing:
+                return
             self._wake.wait(pause)
 
-    def _send(self, finishing: bool) -> bool:
-        try:
-            if self._session is None:
-                self._session = self._tracker.open(self._info)
-                if self._session is not None:
-                    self.where = self._session.where()
-                    self._session.artifact(RunFolder(self._info.folder).config)
+    def _send(self, finishing: Status | None) -> None:
+        if self._session is None:
+            self._session = self._tracker.open(self._info)
             if self._session is not None:
-                self._session.log(self._pending)
-                if finishing and self._status is not None:
-                    self._session.close(self._status)
-        except Exception as error:  # any fault of a tracker is the same: it must not touch the run
-            self.trouble = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            return False
-        self._pending.clear()
-        self.trouble = None
-        return True
+                self.where = self._session.where()
+                self._session.artifact(RunFolder(self._info.folder).config)
+        if self._session is not None:
+            self._session.log(self._pending)
+        if self._pending:
+            self._reached = self._pending[-1]["samples"]
+            self._pending.clear()
+        if finishing and self._session is not None:
+            self._session.close(finishing)
 
 
 def sync(tracker: Tracker, info: RunInfo, rows: Sequence[dict[str, Any]], status: Status) -> str:
@@ -84,3 +88,12 @@ def sync(tracker: Tracker, info: RunInfo, rows: Sequence[dict[str, Any]], status
     session.log(rows)
     session.close(status)
     return session.where()
+
+
+def reason(error: BaseException) -> str:
+    """One line. Where a client library wraps what the network or the disk said, that says more."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    told = next((e for e in reversed(chain) if isinstance(e, OSError)), error)
+    return f"{type(told).__name__}: {told}".splitlines()[0][:200]

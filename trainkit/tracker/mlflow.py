@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo, TrackerSession
 from trainkit.runfolder import replace_text
+from trainkit.secrets import without_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +34,7 @@ class Mlflow:
 
     def problems(self) -> Sequence[Problem]:
         scheme = urlsplit(self.resolved_uri()).scheme.split("+")[0]
-        if scheme in SCHEMES:
+        if scheme in SCHEMES or self.resolved_uri() == "databricks":
             return ()
         hint = "for example http://HOST:5000, or null for a local file"
         return [Problem("tracker.uri", self.uri, f"must begin with one of {', '.join(SCHEMES)}", hint)]
@@ -75,7 +77,7 @@ def _lock(uri: str) -> Any:
 
 def _continue(client: MlflowClient, info: RunInfo, uri: str) -> Run | None:
     """The run that an earlier attempt made. What was set differently this time becomes tags: MLflow refuses to change
-    a param."""
+    a param. What it lacks, because the server went down in between, is made up for."""
     from mlflow.exceptions import MlflowException
 
     note = info.folder / "mlflow.json"
@@ -90,24 +92,28 @@ def _continue(client: MlflowClient, info: RunInfo, uri: str) -> Run | None:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    attempt = info.tags["trainkit.attempt"]
-    changed = {k: v for k, v in _params(info.params).items() if run.data.params.get(k) != v}
-    tags = {f"resume.{attempt}.{key}": value for key, value in changed.items()}
-    _tag(client, run, dict(info.tags) | tags)
+    known_params, attempt = run.data.params, info.tags["trainkit.attempt"]
+    changed = {k: v for k, v in _params(info.params).items() if known_params.get(k, v) != v}
+    _describe(client, run, {k: v for k, v in info.params.items() if k not in known_params})
+    _tag(client, run, dict(info.tags) | {f"resume.{attempt}.{key}": value for key, value in changed.items()})
     client.update_run(run.info.run_id, status="RUNNING")
     return run
 
 
 def _create(client: MlflowClient, experiment: str, info: RunInfo, uri: str) -> Run:
-    from mlflow.entities import Param
-
     run = client.create_run(experiment, run_name=info.name)
     replace_text(info.folder / "mlflow.json", json.dumps({"run_id": run.info.run_id, "uri": uri}))
-    params = [Param(key, value) for key, value in _params(info.params).items()]
-    for i in range(0, len(params), MOST_PARAMS):
-        client.log_batch(run.info.run_id, params=params[i : i + MOST_PARAMS])
+    _describe(client, run, info.params)
     _tag(client, run, info.tags)
     return run
+
+
+def _describe(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
+    from mlflow.entities import Param
+
+    entities = [Param(key, value) for key, value in _params(params).items()]
+    for i in range(0, len(entities), MOST_PARAMS):
+        client.log_batch(run.info.run_id, params=entities[i : i + MOST_PARAMS])
 
 
 def _tag(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
@@ -144,9 +150,10 @@ class MlflowSession:
         self._client.set_terminated(self._id, status=status)
 
     def where(self) -> str:
-        if self._uri.startswith("http"):
-            return f"{self._uri}/#/experiments/{self._experiment}/runs/{self._id}"
-        return f"mlflow ui --backend-store-uri {self._uri}"
+        uri = without_login(self._uri)
+        if uri.startswith("http"):
+            return f"{uri}/#/experiments/{self._experiment}/runs/{self._id}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _metrics(row: Mapping[str, Any]) -> list[Metric]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.conformance.cells import FSDP, MESH, TENSOR
 from trainkit.protocols import Cluster, Divides, ModelShape, Strategy
 from trainkit.strategy._axes import Axes
+from trainkit.strategy._meshed import Staging
 from trainkit.strategy.fsdp import Fsdp
 from trainkit.strategy.mesh import Mesh
 from trainkit.strategy.tensor import Tensor
@@ -56,7 +57,8 @@ def test_a_misfit_is_told_with_ranks_that_fit(axes: Axes, ranks: int) -> None:
 @given(SIZE, st.integers(1, 40), st.lists(st.integers(1, 64), min_size=1, max_size=2))
 def test_heads_and_layers_divide_or_are_refused(size: int, layers: int, heads: list[int]) -> None:
     shape = ModelShape(layers=layers, heads=tuple(heads))
-    keys = [str(p.value).split()[0] for p in Axes(tensor=size, pipeline=size).model_problems(shape)]
+    problems = [*Axes(tensor=size).model_problems(shape), *Staging().model_problems(shape, size)]
+    keys = [str(p.value).split()[0] for p in problems]
     assert ("tensor" in keys) == any(n % size for n in heads)
     assert ("pipeline" in keys) == (layers < size)
 

@@ -1,0 +1,162 @@
+"""Real agents with real ranks: what ended a run is what is reported, whatever followed from it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.unit.conftest import until, write
+from trainkit.config import compose
+from trainkit.errors import EXIT_STOPPED
+from trainkit.launcher import _machine, local
+from trainkit.launcher.local import Local, LocalJob
+from trainkit.protocols import Cluster
+from trainkit.runfolder import RunFolder, read_lines
+from trainkit.strategy.ddp import Ddp
+from trainkit.strategy.local import Local as LocalStrategy
+
+RECIPE = """\
+import os, signal, time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainkit import Batch, Data, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Task):
+    fault: str
+
+    def build_model(self):
+        return nn.Linear(1, 1)
+
+    def build_data(self):
+        return Data(Numbers(self.fault))
+
+    def loss(self, output, targets):
+        return (output - targets["y"]).square().sum()
+
+
+class Numbers:
+    def __init__(self, fault):
+        self.fault, self.fetched = fault, 0
+
+    def __len__(self):
+        return 4000
+
+    def fetch(self, ids):
+        self.fetched += 1
+        if self.fetched == 3 and os.environ["RANK"] == "1":
+            if self.fault == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault == "exits":
+                os._exit(7)
+            if self.fault == "raises":
+                raise ValueError("sample 7 is [torn]")
+        if self.fault == "endless":
+            print("fetching", flush=True)
+            time.sleep(0.01)
+        x = torch.tensor(ids)[:, None] / 4000
+        return Batch({"input": x}, {"y": x}, len(ids), len(ids))
+"""
+YAML = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"
+Begin = Callable[[str], tuple[LocalJob, RunFolder]]
+CLUSTER = Cluster(hosts=1, ranks=2, gpus=0, cores=2)
+
+
+@pytest.fixture
+def begun(project: Path) -> Iterator[Begin]:
+    """Starts two ranks with a fault; ends whatever is left of them."""
+    jobs: list[LocalJob] = []
+
+    def start(fault: str) -> tuple[LocalJob, RunFolder]:
+        folder = RunFolder(project / "run")
+        write(project / "recipes/mine.py", RECIPE)
+        write(project / "conf/recipe/mine.yaml", f"{YAML}  fault: {fault}\n")
+        words = ["recipe=mine", "strategy=ddp", "tracker=none", f"run.dir={folder.root}"]
+        train = ["train.steps=2000", "train.global_batch=2", "train.device=cpu"]
+        write(folder.config, yaml.safe_dump(compose(words + train)))
+        jobs.append(Local(ranks=2).start(folder.root, CLUSTER, 1))
+        return jobs[-1], folder
+
+    yield start
+    for job in jobs:
+        job.kill()
+
+
+def ended(job: LocalJob) -> int:
+    until(lambda: job.poll() is not None, "the agent ends", 100)
+    code = job.poll()
+    return 0 if code is None else code
+
+
+def failures(folder: RunFolder) -> list[dict[str, Any]]:
+    return [event for event in read_lines(folder.events) if event["event"] == "failure"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "how"), [("killed", "was killed by SIGKILL (out of memory?)"), ("exits", "called exit(7)")]
+)
+def test_a_rank_that_vanishes_is_the_cause_and_not_what_the_other_says(fault: str, how: str, begun: Begin) -> None:
+    job, folder = begun(fault)
+    assert ended(job) == 1
+    (failure,) = failures(folder)
+    assert (failure["rank"], failure["message"], failure["attempt"]) == (1, f"rank 1 {how}", 1)
+    assert failure["log"] == str(folder.logs(1) / "rank_1.log")
+
+
+def test_a_rank_that_raises_is_the_cause_with_its_traceback(begun: Begin) -> None:
+    job, folder = begun("raises")
+    assert ended(job) == 1
+    (failure,) = failures(folder)
+    assert (failure["rank"], failure["message"]) == (1, "ValueError: sample 7 is [torn]")
+    assert 'raise ValueError("sample 7 is [torn]")' in failure["traceback"]
+    assert "ValueError: sample 7 is [torn]" in Path(failure["log"]).read_text()
+
+
+def test_a_run_is_stopped_with_a_checkpoint_or_killed_with_all_its_ranks(begun: Begin) -> None:
+    job, folder = begun("endless")
+    until(lambda: any("loss" in row for row in read_lines(folder.metrics)), "training begins")
+    job.stop()
+    assert ended(job) == EXIT_STOPPED
+    events = {event["event"]: event for event in read_lines(folder.events)}
+    assert events["save"]["step"] == events["stop"]["step"] < 2000
+    again = Local(ranks=2).start(folder.root, CLUSTER, folder.next_attempt())
+    until(lambda: len(list(folder.logs(2).glob("*.pid"))) == 2, "two ranks start")
+    ranks = [psutil.Process(int(path.read_text())) for path in folder.logs(2).glob("*.pid")]
+    again.kill()
+    assert ended(again) == -signal.SIGKILL
+    until(lambda: not any(rank.is_running() and rank.status() != "zombie" for rank in ranks), "the ranks are gone", 10)
+
+
+def test_an_agent_without_an_order_ends_with_the_front() -> None:
+    with local.warm_agent():
+        (agent,) = local.warm
+        assert agent.poll() is None
+    assert agent.wait(10) == -signal.SIGKILL
+    assert local.warm == []
+
+
+def test_ranks_that_no_gpu_is_left_for_are_refused() -> None:
+    gpus = Cluster(hosts=1, ranks=3, gpus=2, cores=8)
+    (problem,) = Local(ranks=3).problems(gpus)
+    assert (problem.key, problem.value) == ("launcher.ranks", 3)
+    assert "launcher.ranks=2" in problem.hint
+    assert Local(ranks=2).problems(replace(gpus, ranks=2)) == ()
+    assert Local(ranks=3).problems(replace(gpus, gpus=0)) == ()
+
+
+def test_auto_is_what_the_strategy_would_use() -> None:
+    assert Local(ranks="auto").cluster(LocalStrategy()).ranks == 1
+    ddp = Ddp(bucket_cap_mb=25, timeout_s=60)
+    assert Local(ranks="auto").cluster(ddp).ranks == max(1, _machine.gpus())
+    assert Local(ranks=3).cluster(ddp).ranks == 3

@@ -1,0 +1,122 @@
+"""A real MLflow: one sqlite file for all tests here, and a server process on it that can go down and come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.conftest import until
+from trainkit.protocols import RunInfo
+from trainkit.runfolder import RunFolder, append_line
+from trainkit.tracker.mlflow import Mlflow
+
+
+@pytest.fixture(scope="package")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A sqlite store, in the working directory, as `tracker=mlflow` makes it."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        uri = Mlflow(uri=None, experiment="x").resolved_uri()
+        assert uri == f"sqlite:///{folder}/mlflow.db"
+        Mlflow(uri=None, experiment="unit").open(info(folder / "first"))
+        yield uri
+
+
+def info(root: Path, attempt: int = 1, **params: str) -> RunInfo:
+    """A run folder with a config.yaml, and what a tracker is told about it."""
+    root.mkdir(exist_ok=True)
+    RunFolder(root).config.write_text("train: {}\n")
+    return RunInfo(folder=root, name=root.name, params=params, tags={"trainkit.attempt": str(attempt)})
+
+
+def rows(*steps: int, attempt: int = 1) -> list[dict[str, Any]]:
+    """A step that is trained again gives the same loss at another time."""
+    return [{"step": s, "samples": 4 * s, "loss": 1 / (1 + s), "time": 1e9 * attempt + s} for s in steps]
+
+
+def write(root: Path, *steps: int, attempt: int = 1) -> None:
+    """What training does: append rows to the run folder."""
+    for row in rows(*steps, attempt=attempt):
+        append_line(RunFolder(root).metrics, row)
+
+
+@dataclass
+class Seen:
+    """What MLflow holds of one run folder."""
+
+    status: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    history: list[tuple[int, float]]
+
+
+def seen(uri: str, root: Path) -> Seen:
+    from mlflow import MlflowClient  # after Mlflow.open has made it quiet
+
+    client = MlflowClient(uri)
+    runs = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], f"attributes.run_name = '{root.name}'"
+    )
+    (run,) = runs
+    history = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")]
+    return Seen(run.info.status, run.data.params, run.data.tags, sorted(history))
+
+
+def losses(*steps: int) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in rows(*steps)]
+
+
+class Server:
+    """`mlflow server` on one port."""
+
+    def __init__(self, database: str, folder: Path) -> None:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._database, self._folder = database, folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = ["server", "--backend-store-uri", self._database, "--artifacts-destination", str(self._folder)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words, "--port", str(self.port), "--workers", "1"],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until(self._answers, "the server does not start")
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return answer.status == 200  # type: ignore[no-any-return]
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(database: str, tmp_path: Path) -> Iterator[Server]:
+    server = Server(database, tmp_path / "artifacts")
+    yield server
+    server.stop()

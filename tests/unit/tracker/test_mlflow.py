@@ -1,0 +1,121 @@
+"""One MLflow run per run folder, whatever happens to the attempts, with every row in it once. Against sqlite."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.unit.tracker.conftest import info, losses, rows, seen
+from trainkit.protocols import TrackerSession
+from trainkit.tracker.mlflow import MOST_METRICS, Mlflow, MlflowSession, _batches, _metrics
+
+
+def opened(uri: str, root: Path, attempt: int = 1, **params: str) -> TrackerSession:
+    session = Mlflow(uri=uri, experiment="unit").open(info(root, attempt, **params))
+    assert session is not None
+    return session
+
+
+def test_attempts_share_a_run_and_the_changed_keys_are_told(database: str, tmp_path: Path) -> None:
+    root = tmp_path / "attempts"
+    many = {f"key{i}": "x" for i in range(150)}  # more than MLflow takes at once
+    first = opened(database, root, lr="0.1", prompt="long " * 2000, **many)
+    first.log(rows(0, 1, 2))
+    first.close("KILLED")
+    assert seen(database, root).status == "KILLED"
+    second = opened(database, root, 2, lr="0.2", prompt="long " * 2000, new="n", **many)
+    assert seen(database, root).status == "RUNNING"
+    second.log(rows(0, 1, 2, 3))  # the journal from its beginning
+    second.close("FINISHED")
+    found = seen(database, root)
+    assert found.history == losses(0, 1, 2, 3)
+    assert found.status == "FINISHED"
+    assert (found.params["lr"], found.params["new"], len(found.params)) == ("0.1", "n", 153)
+    assert {k: v for k, v in found.tags.items() if not k.startswith("mlflow.")} == {
+        "trainkit.attempt": "2",
+        "resume.2.lr": "0.2",
+    }
+
+
+def test_rows_that_came_through_without_an_answer_are_not_doubled(database: str, tmp_path: Path) -> None:
+    """The first session's answer is lost, so a second sends the same rows again."""
+    root = tmp_path / "answer"
+    lost, again = opened(database, root), opened(database, root)
+    lost.log(rows(1, 2, 3))
+    again.log(rows(1, 2, 3, 4))
+    assert seen(database, root).history == losses(1, 2, 3, 4)
+
+
+def test_a_row_is_sent_whole_in_a_request_that_mlflow_takes(database: str, tmp_path: Path) -> None:
+    """MLflow's own client would cut 2495 numbers after every thousandth, in the middle of a row."""
+    wide = [row | {f"eval_{i}": 0.5 for i in range(3)} for row in rows(*range(1, 500))]
+    requests = [[_metrics(row) for row in batch] for batch in _batches(wide)]
+    assert [len(batch) for batch in requests] == [142, 142, 142, 73]  # a row of 5 counts 7 with its step and time
+    assert max(sum(map(len, batch)) for batch in requests) <= MOST_METRICS
+    opened(database, tmp_path / "many").log(wide)
+    assert seen(database, tmp_path / "many").history == losses(*range(1, 500))
+
+
+def test_what_a_failed_start_left_out_is_made_up_for(database: str, tmp_path: Path) -> None:
+    """The server went down after it had made the run and before it had the params."""
+    from mlflow import MlflowClient
+
+    root = tmp_path / "half"
+    info(root)
+    client = MlflowClient(database)
+    experiment = client.get_experiment_by_name("unit")
+    assert experiment is not None
+    run = client.create_run(experiment.experiment_id, run_name="half")
+    (root / "mlflow.json").write_text(json.dumps({"run_id": run.info.run_id, "uri": database}))
+    opened(database, root, lr="0.1")
+    found = seen(database, root)
+    assert found.params == {"lr": "0.1"}
+    assert not any(tag.startswith("resume.") for tag in found.tags)
+
+
+def test_another_store_gets_a_run_of_its_own(database: str, tmp_path: Path) -> None:
+    root = tmp_path / "moved"
+    info(root)
+    (root / "mlflow.json").write_text(json.dumps({"run_id": "of-another-server", "uri": "http://elsewhere"}))
+    opened(database, root).log(rows(1))
+    (root / "mlflow.json").write_text(json.dumps({"run_id": "0" * 32, "uri": database}))  # its database was made anew
+    opened(database, tmp_path / "moved").log(rows(1))
+    assert json.loads((root / "mlflow.json").read_text())["run_id"] not in ("of-another-server", "0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("sqlite:////a place/x.db", ["mlflow", "ui", "--backend-store-uri", "sqlite:////a place/x.db"]),
+        ("http://h:5000", ["http://h:5000/#/experiments/3/runs/abc"]),
+        ("postgresql://me:pass@h/db", ["mlflow", "ui", "--backend-store-uri", "postgresql://(not shown)@h/db"]),
+    ],
+)
+def test_the_way_to_look_can_be_pasted_into_a_shell_and_holds_no_password(uri: str, told: list[str]) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run, RunData, RunInfo
+
+    about = RunInfo("abc", "3", "me", "RUNNING", 0, None, "active")
+    session = MlflowSession(MlflowClient("http://127.0.0.1:1"), Run(about, RunData()), uri)
+    assert shlex.split(session.where()) == told
+
+
+@pytest.mark.parametrize(
+    ("uri", "fine"),
+    [
+        *[(uri, True) for uri in ("http://h:5000", "sqlite:////tmp/x.db", "postgresql+psycopg2://h/db", "databricks")],
+        *[(uri, False) for uri in ("localhost:5000", "mlruns", "htp://h")],
+    ],
+)
+def test_a_uri_that_mlflow_cannot_use_is_refused_before_the_start(uri: str, fine: bool) -> None:
+    problems = Mlflow(uri=uri, experiment="x").problems()
+    assert [problem.key for problem in problems] == ([] if fine else ["tracker.uri"])
+
+
+def test_the_environment_says_where_unless_the_configuration_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
+    assert Mlflow(uri=None, experiment="x").resolved_uri() == "http://env"
+    assert Mlflow(uri="http://own", experiment="x").resolved_uri() == "http://own"

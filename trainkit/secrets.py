@@ -1,0 +1,19 @@
+"""What is not told to trackers and terminals."""
+
+from __future__ import annotations
+
+import re
+
+HIDDEN = "(not shown)"
+_KEY = re.compile(r"(^|[._-])(passw(or)?d|secrets?|token|(api|access|private)_?key|credentials?)($|[._-])")
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+def shown(key: str, value: object) -> str:
+    """The value of a configuration key as text, unless the key says that it is a secret (token, but not max_tokens)."""
+    return HIDDEN if _KEY.search(key.lower()) else without_login(str(value))
+
+
+def without_login(url: str) -> str:
+    """postgresql://name:password@host/db without what stands before the @."""
+    return _LOGIN.sub(HIDDEN, url)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SLOW = {"torch", "transformers", "peft", "mlflow", "numpy", "sklearn", "pandas"}
+SLOW = {"torch", "transformers", "peft", "mlflow", "numpy", "sklearn", "pandas", "deepspeed"}
 
 
 def test_the_layers_hold() -> None:
@@ -20,7 +20,10 @@ def test_the_layers_hold() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["ls"], ["env"], ["validate", "recipe=image_classification"], ["config", "recipe=llm_finetune"], []],
+    [
+        *(["--help"], ["ls"], ["env"], ["config", "recipe=llm_finetune"], []),
+        *(["validate", "recipe=image_classification", f"strategy={name}"] for name in ("ddp", "zero3")),
+    ],
     ids=lambda words: " ".join(words) or "nothing",
 )
 def test_a_command_that_only_answers_loads_nothing_slow(words: list[str]) -> None:

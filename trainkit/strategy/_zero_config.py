@@ -36,6 +36,7 @@ SCHEDULER = {
 SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 HALVES = {"bf16": "bf16", "bfloat16": "bf16", "torch_autocast": "bf16", "fp16": "fp16", "amp": "fp16"}
 """Sections for lower precision, by what they stand for."""
+FP16 = ("float16", "fp16", "half")
 
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 MEANING = {*BATCH, "gradient_clipping", "optimizer", "scheduler", *HALVES}
@@ -72,11 +73,11 @@ class DeepSpeedFile:
         if "gradient_clipping" in self.values:
             clip = self.values["gradient_clipping"]
             yield self._claim("train.clip_norm", (clip or None,), f"gradient_clipping={clip}")
-        enabled = {name: _get(self.values, f"{name}.enabled") for name in HALVES}
-        on = [name for name, value in enabled.items() if value is True and HALVES[name] == "bf16"]
-        if on:
+        half = {name: _mapping(self.values.get(name)) for name, stands in HALVES.items() if stands == "bf16"}
+        on = [name for name, section in half.items() if section.get("enabled") is True]
+        if on and half[on[0]].get("dtype") not in FP16:
             yield self._claim("train.precision", ("bf16",), f"{on[0]}.enabled=true")
-        elif False in (enabled["bf16"], enabled["bfloat16"]):
+        elif not on and _get(half, "bf16.enabled") is False:
             yield self._claim("train.precision", ("fp32",), "bf16.enabled=false")
         yield from self._section("optimizer", OPTIMIZER)
         kind = _get(self.values, "scheduler.type")
@@ -157,7 +158,7 @@ class DeepSpeedFile:
             yield self._problem(f"scheduler.type={kind}: trainkit has {', '.join(SCHEDULES)}", hint)
         for name, stands in HALVES.items():
             section = _mapping(self.values.get(name))
-            if (section.get("enabled") is True and stands == "fp16") or section.get("dtype") in ("float16", "fp16"):
+            if (section.get("enabled") is True and stands == "fp16") or section.get("dtype") in FP16:
                 yield self._problem(f"{name}: trainkit has fp32 and bf16", "use bf16, and train.precision=bf16")
             extra = [key for key, value in section.items() if key not in ("enabled", "dtype") and not _off(value)]
             if section.get("enabled") is True and stands == "bf16" and extra:

@@ -1,0 +1,298 @@
+"""What only shows where DeepSpeed does the work: memory, collectives, dropped and skipped steps, frozen and tied
+weights, what is left in a process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conformance.cells import STRATEGIES
+from tests.conformance.decoder import DecoderTask
+from tests.conformance.llama import LlamaTask
+from tests.conformance.pool import Pool
+from tests.conformance.test_mesh import Counted
+from tests.conformance.test_same_run import same_run
+from tests.conformance.training import tensors, train
+from tests.unit.strategy.test_engine import TRAINING, share
+from trainkit.errors import TrainkitError
+from trainkit.protocols import Training, World
+from trainkit.runfolder import read_lines
+from trainkit.strategy._deepspeed import ZeroEngine
+
+ALL = ["zero1", "zero1-offload", "zero2", "zero2-offload", "zero3", "zero3-kept", "zero3-offload"]
+
+
+def on_zero(name: str, work: Callable[..., Any], *args: Any) -> Any:
+    """On a rank of the pool: what `work(world, name, *args)` returns."""
+    world = STRATEGIES[name].connect("cpu")
+    try:
+        return work(world, name, *args)
+    finally:
+        world.close()
+
+
+def engine_of(world: World, name: str, training: Training = TRAINING) -> ZeroEngine:
+    engine = STRATEGIES[name].build(training, world)
+    if not isinstance(engine, ZeroEngine):
+        raise TypeError(engine)
+    return engine
+
+
+def weights(engine: ZeroEngine) -> list[Tensor]:
+    return [w.detach().clone() for w in engine.partitions.weights]
+
+
+# ------------------------------------------------------------------------------------------------ state
+
+
+def fresh(world: World, name: str) -> bool:
+    """Whether asking for the state of an engine that made no step leaves it as it was, with moments of zero."""
+    engine = engine_of(world, name)
+    before = weights(engine)
+    moments = engine.state_dict()["optimizer"]
+    flat = [t for partition in engine.partitions.weights for t in engine.optimizer.state[partition].values()]
+    return (
+        set(moments) == set(engine.state_dict()["model"])
+        and not any(t.any() for t in flat)
+        and all(map(torch.equal, before, weights(engine)))
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_state_read_before_the_first_step_is_empty_of_traces(name: str, pool: Pool) -> None:
+    assert pool.run(2, on_zero, name, fresh) == [True, True]
+
+
+def held(world: World, name: str) -> tuple[int, int, int, int]:
+    """Elements of the fp32 weights, of the moments, of the model's own tensors; and of the whole model."""
+    engine = engine_of(world, name, replace(TRAINING, task=DecoderTask(width=64, layers=4)))
+    engine.state_dict()
+    engine.forward_backward(share(4), 1.0)
+    engine.update(1e-3)
+    parts = engine.partitions.weights
+    moments = [t for p in parts for key, t in engine.optimizer.state[p].items() if key != "step"]
+    own = [p.numel() for p in engine.model.parameters()]
+    return sum(p.numel() for p in parts), sum(t.numel() for t in moments), sum(own), engine.size()[0]
+
+
+@pytest.mark.parametrize(("name", "divided"), [("zero1", False), ("zero2", False), ("zero3", True)])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_every_rank_holds_its_part(name: str, divided: bool, ranks: int, pool: Pool) -> None:
+    for fp32, moments, own, whole in pool.run(ranks, on_zero, name, held):
+        assert fp32 == pytest.approx(whole / ranks, rel=0.05)
+        assert moments == pytest.approx(2 * whole / ranks, rel=0.05)
+        assert own == (0 if divided else whole)
+
+
+def written(world: World, name: str) -> list[str]:
+    """The names of the tensors of which this rank writes a piece."""
+    state = engine_of(world, name).state_dict()["model"]
+    return [n for n, t in state.items() if t.__create_write_items__(n, t)]
+
+
+def test_the_ranks_divide_the_writing(pool: Pool) -> None:
+    first, second = (set(names) for names in pool.run(2, on_zero, "zero1", written))
+    assert first - second and second - first
+    assert first | second == set(torch.nn.Module.state_dict(DecoderTask().build_model()))
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3", "zero3-offload"])
+def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(name: str, pool: Pool, tmp_path: Path) -> None:
+    options = {"strategy": name, "ema": 0.9, "eval_every": 4, "task": DecoderTask(dropout=0.2)}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert pool.run(2, train, str(whole), 1, None, options) == ["done"] * 2
+    assert pool.run(2, train, str(broken), 1, 20, options) == ["stopped"] * 2
+    assert pool.run(2, train, str(broken), 2, None, options) == ["done"] * 2
+    ours, theirs = tensors(broken, 20), tensors(whole, 20)
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert torch.equal(ours[key], tensor), key
+
+
+# ----------------------------------------------------------------------------------------- collectives
+
+
+def collectives(world: World, name: str, micro_batches: int) -> Counter[str]:
+    engine = engine_of(world, name)
+    with Counted() as counted:
+        engine.forward_backward(share(*[2] * micro_batches), 1.0)
+    return Counter({op: n for op, n in counted.counts.items() if op.startswith("c10d::")})
+
+
+def test_zero1_sends_gradients_once_per_global_batch(pool: Pool) -> None:
+    one, four = (pool.run(2, on_zero, "zero1", collectives, n)[0] for n in (1, 4))
+    assert one == four
+    assert one.total() == 1
+
+
+@pytest.mark.parametrize(("name", "sends"), [("zero2", "c10d::allreduce_"), ("zero3", "c10d::_reduce_scatter_base_")])
+def test_zero2_and_zero3_send_them_with_every_micro_batch(name: str, sends: str, pool: Pool) -> None:
+    """No rank keeps whole gradients to add to."""
+    one, four = (pool.run(2, on_zero, name, collectives, n)[0] for n in (1, 4))
+    assert one[sends] > 0
+    assert four[sends] == 4 * one[sends]
+
+
+# -------------------------------------------------------------------------------------------- gradients
+
+
+def after_a_dropped_batch(world: World, name: str) -> tuple[float, float, bool]:
+    """The norm of a batch's gradient; and again after another batch was dropped, and whether that moved a weight."""
+    engine = engine_of(world, name)
+    wanted, dropped = share(4), share(2, 3)
+    engine.forward_backward(wanted, 10.0)
+    expected = engine.update(0.0).item()
+    before = weights(engine)
+    engine.forward_backward(dropped, 1.0)
+    engine.discard()
+    unmoved = all(map(torch.equal, before, weights(engine)))
+    engine.forward_backward(wanted, 10.0)
+    return expected, engine.update(0.0).item(), unmoved
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_discard_leaves_nothing_of_a_batch(name: str, pool: Pool) -> None:
+    for expected, found, unmoved in pool.run(2, on_zero, name, after_a_dropped_batch):
+        assert found == pytest.approx(expected, rel=1e-6)
+        assert expected > 0
+        assert unmoved
+
+
+def after_a_bad_batch(world: World, name: str) -> tuple[float, bool]:
+    """The norm of a gradient that is not finite on rank 0, and whether it moved a weight."""
+    engine = engine_of(world, name)
+    before = weights(engine)
+    engine.forward_backward(share(4), float("nan") if world.rank == 0 else 1.0)
+    return engine.update(1e-2).item(), all(map(torch.equal, before, weights(engine)))
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_a_gradient_that_is_not_finite_moves_nothing(name: str, pool: Pool) -> None:
+    assert pool.run(2, on_zero, name, after_a_bad_batch) == [(float("inf"), True)] * 2
+
+
+def computed(world: World, name: str) -> tuple[list[torch.dtype], list[torch.dtype]]:
+    """The dtypes of the logits, and of what travels."""
+    engine = engine_of(world, name, replace(TRAINING, precision="bf16"))
+    seen: list[torch.dtype] = []
+    engine.model.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    engine.forward_backward(share(2), 1.0)
+    buckets: Any = engine._wrapped.optimizer.ipg_buckets
+    return seen, list(buckets)
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_bf16_is_for_the_arithmetic_only(name: str, pool: Pool) -> None:
+    assert pool.run(2, on_zero, name, computed)[0] == ([torch.bfloat16], [torch.float32])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unused(DecoderTask):
+    def build_model(self) -> nn.Module:
+        model: Any = super().build_model()
+        model.spare = nn.Linear(2, 2)
+        return model  # type: ignore[no-any-return]
+
+
+def refusal(world: World, name: str) -> str:
+    engine = engine_of(world, name, replace(TRAINING, task=Unused()))
+    with pytest.raises(TrainkitError) as raised:
+        engine.forward_backward(share(4, 2), 1.0)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero3"])
+def test_a_trained_weight_without_a_gradient_is_refused(name: str, pool: Pool) -> None:
+    for message in pool.run(2, on_zero, name, refusal):
+        assert "spare.weight, spare.bias took no part in the loss" in message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normed(DecoderTask):
+    def build_model(self) -> nn.Module:
+        model: Any = super().build_model()
+        model.head = nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(self.width), model.head, nn.Unflatten(0, (-1, 12)))
+        return model  # type: ignore[no-any-return]
+
+
+def statistics(world: World, name: str) -> list[float]:
+    engine = engine_of(world, name, replace(TRAINING, task=Normed()))
+    engine.forward_backward(share(world.rank + 2), 1.0)
+    mean: Tensor = engine.state_dict()["model"]["head.1.running_mean"]
+    return mean.tolist()
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
+def test_running_statistics_are_those_of_one_rank_everywhere(name: str, pool: Pool) -> None:
+    first, second = pool.run(2, on_zero, name, statistics)
+    assert first == second
+    assert any(first)
+
+
+# --------------------------------------------------------------------------------- models of a library
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["tied", "lora"])
+def reference(
+    request: pytest.FixtureRequest, pool: Pool, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bool, Path]:
+    folder = tmp_path_factory.mktemp("llama")
+    pool.run(1, train, str(folder), 1, None, {"strategy": "local", "task": LlamaTask(lora=request.param)})
+    return request.param, folder
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("zero1", 2), ("zero2", 4), ("zero3", 2), ("zero3-offload", 2)])
+def test_tied_embeddings_and_adapters(
+    name: str, ranks: int, pool: Pool, reference: tuple[bool, Path], tmp_path: Path
+) -> None:
+    """And a sample is drawn before and after, whose generation passes the model's own forward by."""
+    lora, folder = reference
+    pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": name, "task": LlamaTask(lora=lora)})
+    same_run(tmp_path, folder, 1e-5, 1e-4)
+    samples = [
+        [e["text"] for e in read_lines(f / "events.jsonl") if e["event"] == "sample"] for f in (tmp_path, folder)
+    ]
+    assert len(samples[0]) == 2
+    assert samples[0] == samples[1]
+
+
+# ------------------------------------------------------------------------------------------ the process
+
+
+def left_behind() -> list[object]:
+    import deepspeed.comm.comm
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+    from deepspeed.utils import groups
+
+    return [
+        torch.distributed.is_initialized(),
+        deepspeed.comm.comm.cdb is None,
+        groups._WORLD_GROUP is None,
+        len(FWD_MODULE_STACK),
+        nn.functional.linear.__name__,
+    ]
+
+
+def run_and_look(name: str) -> list[object]:
+    on_zero(name, held)
+    return left_behind()
+
+
+def test_a_closed_world_leaves_nothing_behind(pool: Pool) -> None:
+    assert pool.run(2, run_and_look, "zero3") == [[False, True, True, 0, "linear"]] * 2
+
+
+def test_the_users_file_reaches_deepspeed(pool: Pool) -> None:
+    assert pool.run(2, on_zero, "zero3", threshold) == [0, 0]
+    assert pool.run(2, on_zero, "zero3-kept", threshold)[0] > 0
+
+
+def threshold(world: World, name: str) -> int:
+    return int(engine_of(world, name)._wrapped.zero_param_persistence_threshold())

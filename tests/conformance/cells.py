@@ -78,6 +78,6 @@ RANKS: dict[str, tuple[int, ...]] = {
 
 # Where a model is divided, what is built on its weights and its forward has to be proved too.
 DIVIDED = [("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)]
-DIVIDED += [("pipeline", 2), ("pipeline-interleaved", 2), ("mesh-pipeline-shard", 4)]
+DIVIDED += [("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4), ("mesh-pipeline-shard", 4)]
 
 CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]

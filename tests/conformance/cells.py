@@ -106,7 +106,7 @@ RANKS: dict[str, tuple[int, ...]] = {
 # Where a model is divided, what is built on its weights and its forward has to be proved too.
 DIVIDED = [
     *(("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)),
-    *(("pipeline", 2), ("pipeline-interleaved", 2), ("mesh-pipeline-shard", 4)),
+    *(("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4), ("mesh-pipeline-shard", 4)),
     *(("zero1", 2), ("zero2", 2), ("zero2-offload", 2), ("zero3", 2), ("zero3-kept", 4), ("zero3-offload", 2)),
 ]
 

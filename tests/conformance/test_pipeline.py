@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tests.conformance.cells import STRATEGIES
-from tests.conformance.decoder import LENGTH, Copies, DecoderTask
+from tests.conformance.decoder import LENGTH, Copies, Decoder, DecoderTask
 from tests.conformance.llama import LlamaTask
 from tests.conformance.pool import Pool
 from tests.conformance.test_mesh import on_mesh, whole_of
@@ -114,6 +114,42 @@ def test_both_copies_of_tied_weights_stay_equal_to_the_bit(pool: Pool) -> None:
     assert len(first) == len(last) == 5
     for ours, theirs in zip(first, last, strict=True):
         assert (ours == theirs).all()
+
+
+# ------------------------------------------------------------------------------------------ evaluation
+
+
+class Noisy(Decoder):
+    """Its own forward, not a module in it, drops values while it is trained."""
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        return super().decode(nn.functional.dropout(x, 0.5, self.training))
+
+
+class NoisyTask(DecoderTask):
+    def build_model(self) -> nn.Module:
+        return Noisy(self.width, self.layers, self.dropout)
+
+
+def evaluated(world: World, name: str) -> list[float]:
+    """Sums of the held-out loss, before and after a training pass, on all ranks together."""
+    engine = STRATEGIES[name].build(replace(TRAINING, task=NoisyTask()), world)
+    data = NoisyTask().build_data().heldout
+    found = []
+    for _ in range(2):
+        sums, weight = engine.evaluate([data.fetch([i]) for i in range(11)] if data else [])
+        found += [world.reduce(sums["loss"]).item(), *world.total([weight])]
+        engine.forward_backward(share(2, 2), 1.0)
+        engine.discard()
+    return found
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4)])
+def test_evaluation_drops_nothing_and_counts_once(name: str, ranks: int, pool: Pool) -> None:
+    (expected,) = pool.run(1, on_mesh, "local", evaluated)
+    copies_read = 2 if name == "pipeline-shard" else 1  # here both data-parallel ranks are given all samples
+    for found in pool.run(ranks, on_mesh, name, evaluated):
+        assert found == pytest.approx([copies_read * value for value in expected], rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- memory

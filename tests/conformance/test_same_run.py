@@ -94,7 +94,8 @@ def with_everything(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.parametrize(
-    ("strategy", "ranks", "compiled"), [(*cell, False) for cell in DIVIDED] + [(*cell, True) for cell in COMPILED]
+    ("strategy", "ranks", "compiled"),
+    [(*cell, False) for cell in DIVIDED] + [pytest.param(*cell, True, marks=pytest.mark.slow) for cell in COMPILED],
 )
 def test_accumulation_checkpointing_averages_and_evaluation_together(
     strategy: str, ranks: int, compiled: bool, pool: Pool, with_everything: Path, tmp_path: Path

@@ -100,6 +100,12 @@ class Meshed(ABC):
             if on and axes.pipeline > 1:
                 message = "cannot be used with a pipeline axis: between its stages hidden states are whole"
                 problems.append(Problem(f"strategy.{key}", True, message, "set it to false"))
+        if axes.pipeline > 1 and self.staging().schedule == "zero_bubble" and self.dp_size(cluster.ranks) > 1:
+            message = (
+                "loses gradients of weights that the ranks of a stage divide: torch 2.13 splits its backward wrongly"
+            )
+            hint = "choose schedule=1f1b or interleaved1f1b, or as many stages as ranks"
+            problems.append(Problem("strategy.schedule", "zero_bubble", message, hint))
         return problems
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:

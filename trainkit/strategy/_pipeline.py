@@ -17,7 +17,6 @@ from itertools import islice
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from trainkit.canonical import trainable, wildcard
 from trainkit.errors import ConfigError, Problem
@@ -26,7 +25,7 @@ from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._mesh_engine import refusing_plan, split_by_layout
 from trainkit.strategy._meshed import Sharding, Splitting, Staging
 from trainkit.strategy._norm import clip, local, settled
-from trainkit.strategy._parallelize import Options, parallelize, sharded
+from trainkit.strategy._parallelize import Options, parallelize
 from trainkit.strategy._passes import Feed, Passes, Stage
 from trainkit.strategy._same import same_start
 from trainkit.strategy._spmd import SpmdEngine, task_model
@@ -118,7 +117,6 @@ class PipelineEngine(SpmdEngine):
         split_by_layout(self.optimizer)
         self._line, self._mesh, self._place = line, world.mesh, world.coordinate("pipeline")
         self._last = world.axes.pipeline - 1
-        self._gathering: list[FSDPModule] = [part for stage in line.stages.values() for part in sharded(stage)]
         named = dict(trainable(line.model))
         self._copies = [named[name] for name in line.copies if name in named]
         if world.rank == 0 and type(self.task).sample is not Task.sample:
@@ -179,13 +177,14 @@ class PipelineEngine(SpmdEngine):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
+        """The modules around a stage's parts are its own, not those of the view. What FSDP gathers, torch's schedules
+        have given back at the end of a pass: before the averaged weights are exchanged for the others."""
+        stages = self._line.stages.values()
         with super()._evaluating():
-            for stage in self._line.stages.values():
+            for stage in stages:
                 stage.eval()
             try:
                 yield
             finally:
-                for stage in self._line.stages.values():
+                for stage in stages:
                     stage.train()
-                for part in self._gathering:
-                    part.reshard()  # before the weights change under what was gathered

@@ -43,6 +43,7 @@ def test_what_fits(keys: dict[str, Any], ranks: int) -> None:
         ({"schedule": "gpipe", "virtual_stages": 2}, 2, "strategy.virtual_stages", "schedule=gpipe has one"),
         ({"schedule": "interleaved1f1b"}, 2, "strategy.schedule", "interleaves several stages per rank"),
         ({"cut": [3]}, 4, "strategy.cut", "should name 3 blocks: the first of each of the 4 stages but stage 0"),
+        ({"stages": 2, "schedule": "zero_bubble"}, 4, "strategy.schedule", "loses gradients of weights"),
         ({"cut": []}, 2, "strategy.cut", "should name 1 blocks"),
     ],
 )

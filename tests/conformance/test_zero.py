@@ -296,3 +296,15 @@ def test_the_users_file_reaches_deepspeed(pool: Pool) -> None:
 
 def threshold(world: World, name: str) -> int:
     return int(engine_of(world, name)._wrapped.zero_param_persistence_threshold())
+
+
+def patience(world: World, name: str) -> set[float]:
+    """How long a collective waits, of every group that DeepSpeed uses, in seconds."""
+    engine = engine_of(world, name)._wrapped
+    of = [engine.data_parallel_group, engine.seq_data_parallel_group, engine.optimizer.dp_process_group]
+    return {g._get_backend(torch.device("cpu")).options._timeout.total_seconds() for g in of}
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
+def test_a_missing_rank_is_waited_for_as_long_as_the_strategy_says(name: str, pool: Pool) -> None:
+    assert pool.run(2, on_zero, name, patience) == [{STRATEGIES[name].timeout_s}] * 2  # type: ignore[attr-defined]

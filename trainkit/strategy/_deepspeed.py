@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ def connect(device: str, timeout_s: float) -> DeepSpeedWorld:
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported
     try:
         import deepspeed
+        from deepspeed.utils import groups
     except ImportError as error:
         raise TrainkitError(f"DeepSpeed cannot be loaded: {error}\n    pip install 'trainkit[deepspeed]'") from error
     if cpu:
@@ -78,6 +80,8 @@ def connect(device: str, timeout_s: float) -> DeepSpeedWorld:
     # DeepSpeed calls two collectives by names that torch 2.13 has given up, and would say so in every step.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
     deepspeed.init_distributed()
+    # The group that its engines use: a copy of all ranks, which it would make with torch's timeout of half an hour.
+    groups._WORLD_GROUP = dist.new_group(timeout=timedelta(seconds=timeout_s))
     return DeepSpeedWorld(device=world.device, rank=world.rank, size=world.size)
 
 

@@ -368,8 +368,7 @@ class Launcher(Protocol):
     ranks: int | Literal["auto"]
 
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
-        """What there is to run on, with 'auto' resolved by the strategy; no GPUs where train.device is cpu. Without
-        torch."""
+        """What there is to run on, without torch: 'auto' is resolved, and there are no GPUs where train.device is cpu."""
         ...
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]: ...

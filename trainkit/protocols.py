@@ -314,34 +314,6 @@ class Strategy(Protocol):
     def build(self, training: Training, world: World) -> Engine: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What a strategy, or a file of a framework's own, says of one of trainkit's keys: `key` is to be one of `values`,
-    which for a component are names. `said` quotes the file or gives the reason; `otherwise`: what else could be done.
-    """
-
-    key: str
-    values: tuple[object, ...]
-    said: str
-    otherwise: str = "change the file"
-
-
-@runtime_checkable
-class Configured(Protocol):
-    """A strategy that does not go with every setting. What the recipe contradicts is refused before the start."""
-
-    def claims(self, cluster: Cluster) -> Sequence[Claim]: ...
-
-
-@runtime_checkable
-class Divides(Protocol):
-    """A strategy that divides layers or stacks of layers, so that not every model fits it."""
-
-    def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
-        """Pure; runs before launch where the shape is known by then, else before the model is divided."""
-        ...
-
-
 # ------------------------------------------------------------------------------------------- launcher
 
 
@@ -368,7 +340,7 @@ class Launcher(Protocol):
     ranks: int | Literal["auto"]
 
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
-        """What there is to run on, without torch: 'auto' is resolved, and there are no GPUs where train.device is cpu."""
+        """What there is to run on, 'auto' resolved by the strategy; no GPUs where train.device=cpu. Without torch."""
         ...
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]: ...

@@ -14,7 +14,8 @@ import yaml
 
 from trainkit.checkpoint.manifest import MANIFEST, committed, step_folder
 from trainkit.errors import Problem
-from trainkit.protocols import Cluster, Configured, Divides
+from trainkit.preflight import Configured, Divides
+from trainkit.protocols import Cluster
 from trainkit.runfolder import RunFolder
 from trainkit.settings import Settings, fixed_keys
 

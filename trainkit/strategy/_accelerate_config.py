@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from trainkit.errors import Problem
-from trainkit.protocols import Claim, Cluster
+from trainkit.preflight import Claim
+from trainkit.protocols import Cluster
 
 ZERO, OTHER = "zero1, zero2 or zero3", "mesh"
 INSTEAD = {"FSDP": "fsdp", "DEEPSPEED": ZERO, "MEGATRON_LM": OTHER, "TP": "tensor"}

@@ -109,7 +109,7 @@ class Meshed(ABC):
         return problems
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
-        """Implements protocols.Divides."""
+        """Implements preflight.Divides."""
         axes = self.axes(ranks)
         return [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
 

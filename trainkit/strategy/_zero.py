@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from trainkit.errors import Problem
-from trainkit.protocols import Claim, Cluster, Engine, Training, World
+from trainkit.preflight import Claim
+from trainkit.protocols import Cluster, Engine, Training, World
 from trainkit.strategy._zero_config import Spread, load
 
 
 class Zero(ABC):
-    """Implements protocols.Strategy and protocols.Configured. `config`: path of a DeepSpeed JSON."""
+    """Implements protocols.Strategy and preflight.Configured. `config`: path of a DeepSpeed JSON."""
 
     config: str | None
     timeout_s: float

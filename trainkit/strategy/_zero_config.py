@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.errors import Problem
-from trainkit.protocols import Claim, Precision
+from trainkit.preflight import Claim
+from trainkit.protocols import Precision
 
 OPTIMIZER = {
     "lr": "optimizer.lr",

@@ -16,7 +16,8 @@ from typing import Annotated
 from annotated_types import Gt
 
 from trainkit.errors import Problem
-from trainkit.protocols import Claim, Cluster, Engine, Training, World
+from trainkit.preflight import Claim
+from trainkit.protocols import Cluster, Engine, Training, World
 from trainkit.strategy._accelerate_config import load
 
 

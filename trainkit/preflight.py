@@ -1,0 +1,38 @@
+"""What a strategy may have to say before the start, besides its own `problems()`: seams that config.check asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from trainkit.errors import Problem
+from trainkit.protocols import Cluster, ModelShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a strategy, or a file of a framework's own, says of one of trainkit's keys: `key` is to be one of `values`,
+    which for a component are names. `said` quotes the file or gives the reason; `otherwise`: what else could be done.
+    """
+
+    key: str
+    values: tuple[object, ...]
+    said: str
+    otherwise: str = "change the file"
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """A strategy that does not go with every setting. What the recipe contradicts is refused before the start."""
+
+    def claims(self, cluster: Cluster) -> Sequence[Claim]: ...
+
+
+@runtime_checkable
+class Divides(Protocol):
+    """A strategy that divides layers or stacks of layers, so that not every model fits it."""
+
+    def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
+        """Pure; runs before launch where the shape is known by then, else before the model is divided."""
+        ...

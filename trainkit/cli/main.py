@@ -22,6 +22,7 @@ COMMANDS = {
     "ls": "what there is to choose from: recipes, strategies, launchers, ...; your own are marked",
     "validate": "check the same words as for a run, start nothing: what would run, or all that is wrong",
     "config": "print the resolved configuration of a run as YAML (also: --cfg job)",
+    "verify": "verify A B recipe=NAME: a few steps under two strategies (local, ddp@2, ...), and where they differ",
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
 }

@@ -220,7 +220,14 @@ def trainkit(steps: int) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         settings = make(
-            folder, task=SmallTask(), steps=steps, global_batch=BATCH, micro_batch=None, seed=SEED, clip_norm=CLIP
+            folder,
+            task=SmallTask(),
+            steps=steps,
+            global_batch=BATCH,
+            micro_batch=None,
+            seed=SEED,
+            clip_norm=CLIP,
+            ledger=False,
         )
         object.__setattr__(settings, "optimizer", AdamW(lr=LR, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1))
         object.__setattr__(settings, "schedule", Constant(warmup=0))

@@ -29,14 +29,15 @@ def verify(temporary: Path, *words: str, code: int) -> str:
 
 def sizes(text: str) -> dict[str, float]:
     """The table: difference by name."""
-    rows = [line.rsplit(maxsplit=6) for line in text.splitlines() if line.endswith("allowed)")]
+    rows = [line.rsplit(maxsplit=6) for line in text.splitlines() if line.rstrip().endswith("allowed)")]
     return {name.strip(): float(size) for name, size, *_ in rows}
 
 
-def test_one_rank_and_two_train_the_same(temporary: Path) -> None:
-    text = verify(temporary, "local", "ddp@2", code=0)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_rank_and_two_train_the_same(temporary: Path, precision: str) -> None:
+    text = verify(temporary, "local", "ddp@2", f"train.precision={precision}", code=0)
     assert "largest differences of 3 steps" in text
-    assert text.endswith("local and ddp@2 train the same (fp32)\n")
+    assert text.endswith(f"local and ddp@2 train the same ({precision})\n")
     assert {"sample ids", "loss", "grad_norm"} < set(sizes(text))
     assert any(name.startswith("model.") for name in sizes(text))
     assert any(name.startswith("optimizer.") for name in sizes(text))

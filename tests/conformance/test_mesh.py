@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.conformance.cells import STRATEGIES
+from tests.conformance import engines
 from tests.conformance.decoder import DecoderTask
-from tests.conformance.llama import LlamaTask
+from tests.conformance.engines import Counted, on_world
 from tests.conformance.pool import Pool
-from tests.conformance.test_same_run import same_run
-from tests.conformance.training import train
 from tests.unit.strategy.test_engine import TRAINING, share
 from trainkit.errors import ConfigError, TrainkitError
-from trainkit.protocols import Task, Training, World
-from trainkit.runfolder import read_lines
+from trainkit.protocols import Task, World
 from trainkit.strategy._mesh_engine import MeshEngine
 from trainkit.strategy._norm import local
 
-
-def on_mesh(name: str, work: Callable[..., Any], *args: Any) -> Any:
-    """On a rank of the pool: what `work(world, *args)` returns."""
-    world = STRATEGIES[name].connect("cpu")
-    try:
-        return work(world, name, *args)
-    finally:
-        world.close()
-
-
-def engine_of(world: World, name: str, training: Training = TRAINING) -> MeshEngine:
-    engine = STRATEGIES[name].build(training, world)
-    if not isinstance(engine, MeshEngine):
-        raise TypeError(engine)
-    return engine
+engine_of = partial(engines.engine_of, MeshEngine)
 
 
 # ------------------------------------------------------------------------------------------------ world
@@ -63,7 +45,7 @@ def sums(world: World, name: str) -> tuple[int, int, list[float], float, list[in
     ],
 )
 def test_ranks_that_read_the_same_samples_count_once(name: str, dp_ranks: list[int], pool: Pool) -> None:
-    found = pool.run(4, on_mesh, name, sums)
+    found = pool.run(4, on_world, name, sums)
     size = len(set(dp_ranks))
     once = sum(range(1, size + 1))
     assert [dp_rank for dp_rank, *_ in found] == dp_ranks
@@ -100,7 +82,7 @@ def _mesh(p: Any) -> Any:
     ("name", "kinds"), [("fsdp", 1), ("tensor", 2), ("tensor-sequence", 2), ("mesh-shard-tensor", 2)]
 )
 def test_the_norm_is_that_of_the_whole_gradient(name: str, kinds: int, pool: Pool) -> None:
-    for expected, found, layouts in pool.run(4, on_mesh, name, norms):
+    for expected, found, layouts in pool.run(4, on_world, name, norms):
         assert found == pytest.approx(expected, rel=1e-5)
         assert len(layouts) == kinds  # plain tensors and DTensors, or DTensors of two meshes, are in play
 
@@ -119,20 +101,8 @@ def held(world: World, name: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_every_rank_holds_its_part_of_weights_and_moments(ranks: int, pool: Pool) -> None:
-    for elements, whole in pool.run(ranks, on_mesh, "fsdp", held):
+    for elements, whole in pool.run(ranks, on_world, "fsdp", held):
         assert elements == pytest.approx(3 * whole / ranks, rel=0.05)
-
-
-class Counted(TorchDispatchMode):
-    """Counts operations by name; a collective is one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[op.name().removesuffix(".default")] += 1
-        return op(*args, **(kwargs or {}))
 
 
 def collectives(world: World, name: str, micro_batches: int) -> Counter[str]:
@@ -144,7 +114,7 @@ def collectives(world: World, name: str, micro_batches: int) -> Counter[str]:
 
 @pytest.mark.parametrize(("name", "often"), [("fsdp", 1), ("fsdp-replicas", 4)])
 def test_gradients_are_summed_once_per_global_batch_unless_memory_is_dearer(name: str, often: int, pool: Pool) -> None:
-    one, four = (pool.run(4, on_mesh, name, collectives, n)[0] for n in (1, 4))
+    one, four = (pool.run(4, on_world, name, collectives, n)[0] for n in (1, 4))
     groups = 5  # four blocks, and what is around them
     scatter = "c10d::_reduce_scatter_base_"
     assert (one[scatter], four[scatter]) == (groups, groups * often)
@@ -168,41 +138,8 @@ def shapes(world: World, name: str) -> tuple[list[int], list[int]]:
     [("tensor", 12, 61), ("tensor-sequence", 6, 61), ("tensor-loss", 12, 31)],
 )
 def test_the_switches_divide_what_they_say(name: str, between: int, logits: int, pool: Pool) -> None:
-    found, output = pool.run(2, on_mesh, name, shapes)[0]
+    found, output = pool.run(2, on_world, name, shapes)[0]
     assert (found, output) == ([2, between, 32], [2, 12, logits])
-
-
-# --------------------------------------------------------------------------------- models of a library
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["tied", "lora"])
-def reference(
-    request: pytest.FixtureRequest, pool: Pool, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[bool, Path]:
-    folder = tmp_path_factory.mktemp("llama")
-    pool.run(1, train, str(folder), 1, None, {"strategy": "local", "task": LlamaTask(lora=request.param)})
-    return request.param, folder
-
-
-@pytest.mark.parametrize(
-    ("name", "ranks"), [("fsdp", 2), ("tensor", 2), ("mesh-shard-tensor", 4), ("mesh-replicas-tensor", 4)]
-)
-def test_tied_embeddings_and_adapters(
-    name: str, ranks: int, pool: Pool, reference: tuple[bool, Path], tmp_path: Path
-) -> None:
-    """And a sample is drawn before and after, whose generation passes the model's own forward by."""
-    lora, folder = reference
-    if lora and name == "mesh-shard-tensor":
-        name = "mesh-replicas-tensor"  # no plan of an adapted model names its sequence
-    pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": name, "task": LlamaTask(lora=lora)})
-    same_run(tmp_path, folder, 1e-5, 1e-4)
-    assert _samples(tmp_path) == _samples(folder)
-
-
-def _samples(folder: Path) -> list[str]:
-    texts = [e["text"] for e in read_lines(folder / "events.jsonl") if e["event"] == "sample"]
-    assert len(texts) == 2
-    return texts
 
 
 # -------------------------------------------------------------------------------------------- refusals
@@ -262,9 +199,9 @@ def refusal(world: World, name: str, task: Task) -> str:
     ],
 )
 def test_a_model_that_does_not_divide_is_refused_on_every_rank(name: str, task: Task, told: str, pool: Pool) -> None:
-    assert all(told in message for message in pool.run(2, on_mesh, name, refusal, task))
+    assert all(told in message for message in pool.run(2, on_world, name, refusal, task))
 
 
 def test_heads_that_a_tensor_axis_does_not_divide_are_refused(pool: Pool) -> None:
-    for message in pool.run(3, on_mesh, "tensor", refusal, DecoderTask(width=36)):
+    for message in pool.run(3, on_world, "tensor", refusal, DecoderTask(width=36)):
         assert "a tensor axis of 3 does not divide the model's 4 attention heads" in message

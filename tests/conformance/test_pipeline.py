@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.conformance import engines
 from tests.conformance.cells import STRATEGIES
 from tests.conformance.decoder import LENGTH, Copies, Decoder, DecoderTask
+from tests.conformance.engines import on_world
 from tests.conformance.llama import LlamaTask
 from tests.conformance.pool import Pool
-from tests.conformance.test_mesh import on_mesh, whole_of
+from tests.conformance.test_mesh import whole_of
 from tests.conformance.test_same_run import same_run
 from tests.conformance.training import train
 from tests.unit.strategy.test_engine import TRAINING, share
@@ -27,11 +30,7 @@ from trainkit.strategy._pipeline import PipelineEngine
 SCHEDULES = [("pipeline-gpipe", 4), ("pipeline", 4), ("pipeline-interleaved", 2), ("pipeline-zero", 2)]
 
 
-def engine_of(world: World, name: str, training: Training = TRAINING) -> PipelineEngine:
-    engine = STRATEGIES[name].build(training, world)
-    if not isinstance(engine, PipelineEngine):
-        raise TypeError(engine)
-    return engine
+engine_of = partial(engines.engine_of, PipelineEngine)
 
 
 # --------------------------------------------------------------------------------------- micro-batches
@@ -77,25 +76,6 @@ def test_any_number_of_micro_batches_of_any_shapes(
 # -------------------------------------------------------------------------------- weights in two stages
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["tied", "lora"])
-def llama(request: pytest.FixtureRequest, pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> tuple[bool, Path]:
-    folder = tmp_path_factory.mktemp("llama")
-    pool.run(1, train, str(folder), 1, None, {"strategy": "local", "task": LlamaTask(lora=request.param)})
-    return request.param, folder
-
-
-@pytest.mark.parametrize(
-    ("name", "ranks"),
-    [("pipeline", 2), ("pipeline-zero-single", 2), ("pipeline-shard", 4), ("mesh-pipeline-tensor", 4)],
-)
-def test_tied_embeddings_and_adapters(
-    name: str, ranks: int, pool: Pool, llama: tuple[bool, Path], tmp_path: Path
-) -> None:
-    lora, folder = llama
-    pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": name, "task": LlamaTask(lora=lora)})
-    same_run(tmp_path, folder, 1e-5, 1e-4)
-
-
 def copies(world: World, name: str) -> list[Any]:
     """What this rank holds of the tied weights after some steps."""
     engine = engine_of(world, name, replace(TRAINING, task=LlamaTask(), clip_norm=0.1, ema=0.9))
@@ -110,7 +90,7 @@ def copies(world: World, name: str) -> list[Any]:
 
 
 def test_both_copies_of_tied_weights_stay_equal_to_the_bit(pool: Pool) -> None:
-    first, last = pool.run(2, on_mesh, "pipeline", copies)
+    first, last = pool.run(2, on_world, "pipeline", copies)
     assert len(first) == len(last) == 5
     for ours, theirs in zip(first, last, strict=True):
         assert (ours == theirs).all()
@@ -146,9 +126,9 @@ def evaluated(world: World, name: str) -> list[float]:
 
 @pytest.mark.parametrize(("name", "ranks"), [("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4)])
 def test_evaluation_drops_nothing_and_counts_once(name: str, ranks: int, pool: Pool) -> None:
-    (expected,) = pool.run(1, on_mesh, "local", evaluated)
+    (expected,) = pool.run(1, on_world, "local", evaluated)
     copies_read = 2 if name == "pipeline-shard" else 1  # here both data-parallel ranks are given all samples
-    for found in pool.run(ranks, on_mesh, name, evaluated):
+    for found in pool.run(ranks, on_world, name, evaluated):
         assert found == pytest.approx([copies_read * value for value in expected], rel=1e-6)
 
 
@@ -169,7 +149,7 @@ def held(world: World, name: str) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize(("name", "ranks"), [("pipeline", 4), ("pipeline-interleaved", 2)])
 def test_a_rank_keeps_nothing_but_its_stages(name: str, ranks: int, pool: Pool) -> None:
-    found = pool.run(ranks, on_mesh, name, held)
+    found = pool.run(ranks, on_world, name, held)
     assert [alive for alive, *_ in found] == [own for _, own, _ in found]
     assert sum(own for _, own, _ in found) == found[0][2]
 
@@ -187,7 +167,7 @@ def masks(world: World, name: str) -> list[float]:
 
 
 def test_stages_draw_different_random_numbers(pool: Pool) -> None:
-    first, last = pool.run(2, on_mesh, "pipeline", masks)
+    first, last = pool.run(2, on_world, "pipeline", masks)
     assert 0.3 < sum(first) / len(first) < 0.7
     assert first != last
 
@@ -235,4 +215,4 @@ class Whole(DecoderTask):
 def test_what_cannot_be_known_before_launch_is_refused_on_every_rank(
     name: str, training: Training, told: str, pool: Pool
 ) -> None:
-    assert all(told in message for message in pool.run(2, on_mesh, name, refusal, training))
+    assert all(told in message for message in pool.run(2, on_world, name, refusal, training))

@@ -4,8 +4,8 @@ weights, what is left in a process."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.conformance import engines
 from tests.conformance.cells import STRATEGIES
 from tests.conformance.decoder import DecoderTask
-from tests.conformance.llama import LlamaTask
+from tests.conformance.engines import Counted, on_world
 from tests.conformance.pool import Pool
-from tests.conformance.test_mesh import Counted
-from tests.conformance.test_same_run import same_run
 from tests.conformance.training import tensors, train
 from tests.unit.strategy.test_engine import TRAINING, share
 from trainkit.errors import TrainkitError
-from trainkit.protocols import Training, World
-from trainkit.runfolder import read_lines
+from trainkit.protocols import World
 from trainkit.strategy._deepspeed import ZeroEngine
 
 ALL = ["zero1", "zero1-offload", "zero2", "zero2-offload", "zero3", "zero3-kept", "zero3-offload"]
 
 
-def on_zero(name: str, work: Callable[..., Any], *args: Any) -> Any:
-    """On a rank of the pool: what `work(world, name, *args)` returns."""
-    world = STRATEGIES[name].connect("cpu")
-    try:
-        return work(world, name, *args)
-    finally:
-        world.close()
-
-
-def engine_of(world: World, name: str, training: Training = TRAINING) -> ZeroEngine:
-    engine = STRATEGIES[name].build(training, world)
-    if not isinstance(engine, ZeroEngine):
-        raise TypeError(engine)
-    return engine
+engine_of = partial(engines.engine_of, ZeroEngine)
 
 
 def weights(engine: ZeroEngine) -> list[Tensor]:
@@ -67,7 +52,7 @@ def fresh(world: World, name: str) -> bool:
 
 @pytest.mark.parametrize("name", ALL)
 def test_state_read_before_the_first_step_is_empty_of_traces(name: str, pool: Pool) -> None:
-    assert pool.run(2, on_zero, name, fresh) == [True, True]
+    assert pool.run(2, on_world, name, fresh) == [True, True]
 
 
 def held(world: World, name: str) -> tuple[int, int, int, int]:
@@ -85,7 +70,7 @@ def held(world: World, name: str) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize(("name", "divided"), [("zero1", False), ("zero2", False), ("zero3", True)])
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_every_rank_holds_its_part(name: str, divided: bool, ranks: int, pool: Pool) -> None:
-    for fp32, moments, own, whole in pool.run(ranks, on_zero, name, held):
+    for fp32, moments, own, whole in pool.run(ranks, on_world, name, held):
         assert fp32 == pytest.approx(whole / ranks, rel=0.05)
         assert moments == pytest.approx(2 * whole / ranks, rel=0.05)
         assert own == (0 if divided else whole)
@@ -98,7 +83,7 @@ def written(world: World, name: str) -> list[str]:
 
 
 def test_the_ranks_divide_the_writing(pool: Pool) -> None:
-    first, second = (set(names) for names in pool.run(2, on_zero, "zero1", written))
+    first, second = (set(names) for names in pool.run(2, on_world, "zero1", written))
     assert first - second and second - first
     assert first | second == set(torch.nn.Module.state_dict(DecoderTask().build_model()))
 
@@ -127,7 +112,7 @@ def collectives(world: World, name: str, micro_batches: int) -> Counter[str]:
 
 
 def test_zero1_sends_gradients_once_per_global_batch(pool: Pool) -> None:
-    one, four = (pool.run(2, on_zero, "zero1", collectives, n)[0] for n in (1, 4))
+    one, four = (pool.run(2, on_world, "zero1", collectives, n)[0] for n in (1, 4))
     assert one == four
     assert one.total() == 1
 
@@ -135,7 +120,7 @@ def test_zero1_sends_gradients_once_per_global_batch(pool: Pool) -> None:
 @pytest.mark.parametrize(("name", "sends"), [("zero2", "c10d::allreduce_"), ("zero3", "c10d::_reduce_scatter_base_")])
 def test_zero2_and_zero3_send_them_with_every_micro_batch(name: str, sends: str, pool: Pool) -> None:
     """No rank keeps whole gradients to add to."""
-    one, four = (pool.run(2, on_zero, name, collectives, n)[0] for n in (1, 4))
+    one, four = (pool.run(2, on_world, name, collectives, n)[0] for n in (1, 4))
     assert one[sends] > 0
     assert four[sends] == 4 * one[sends]
 
@@ -159,7 +144,7 @@ def after_a_dropped_batch(world: World, name: str) -> tuple[float, float, bool]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_discard_leaves_nothing_of_a_batch(name: str, pool: Pool) -> None:
-    for expected, found, unmoved in pool.run(2, on_zero, name, after_a_dropped_batch):
+    for expected, found, unmoved in pool.run(2, on_world, name, after_a_dropped_batch):
         assert found == pytest.approx(expected, rel=1e-6)
         assert expected > 0
         assert unmoved
@@ -175,7 +160,7 @@ def after_a_bad_batch(world: World, name: str) -> tuple[float, bool]:
 
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
 def test_a_gradient_that_is_not_finite_moves_nothing(name: str, pool: Pool) -> None:
-    assert pool.run(2, on_zero, name, after_a_bad_batch) == [(float("inf"), True)] * 2
+    assert pool.run(2, on_world, name, after_a_bad_batch) == [(float("inf"), True)] * 2
 
 
 def computed(world: World, name: str) -> tuple[list[torch.dtype], list[torch.dtype]]:
@@ -190,7 +175,7 @@ def computed(world: World, name: str) -> tuple[list[torch.dtype], list[torch.dty
 
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
 def test_bf16_is_for_the_arithmetic_only(name: str, pool: Pool) -> None:
-    assert pool.run(2, on_zero, name, computed)[0] == ([torch.bfloat16], [torch.float32])
+    assert pool.run(2, on_world, name, computed)[0] == ([torch.bfloat16], [torch.float32])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +195,7 @@ def refusal(world: World, name: str) -> str:
 
 @pytest.mark.parametrize("name", ["zero1", "zero3"])
 def test_a_trained_weight_without_a_gradient_is_refused(name: str, pool: Pool) -> None:
-    for message in pool.run(2, on_zero, name, refusal):
+    for message in pool.run(2, on_world, name, refusal):
         assert "spare.weight, spare.bias took no part in the loss" in message
 
 
@@ -231,36 +216,9 @@ def statistics(world: World, name: str) -> list[float]:
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_running_statistics_are_those_of_one_rank_everywhere(name: str, pool: Pool) -> None:
-    first, second = pool.run(2, on_zero, name, statistics)
+    first, second = pool.run(2, on_world, name, statistics)
     assert first == second
     assert any(first)
-
-
-# --------------------------------------------------------------------------------- models of a library
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["tied", "lora"])
-def reference(
-    request: pytest.FixtureRequest, pool: Pool, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[bool, Path]:
-    folder = tmp_path_factory.mktemp("llama")
-    pool.run(1, train, str(folder), 1, None, {"strategy": "local", "task": LlamaTask(lora=request.param)})
-    return request.param, folder
-
-
-@pytest.mark.parametrize(("name", "ranks"), [("zero1", 2), ("zero2", 4), ("zero3", 2), ("zero3-offload", 2)])
-def test_tied_embeddings_and_adapters(
-    name: str, ranks: int, pool: Pool, reference: tuple[bool, Path], tmp_path: Path
-) -> None:
-    """And a sample is drawn before and after, whose generation passes the model's own forward by."""
-    lora, folder = reference
-    pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": name, "task": LlamaTask(lora=lora)})
-    same_run(tmp_path, folder, 1e-5, 1e-4)
-    samples = [
-        [e["text"] for e in read_lines(f / "events.jsonl") if e["event"] == "sample"] for f in (tmp_path, folder)
-    ]
-    assert len(samples[0]) == 2
-    assert samples[0] == samples[1]
 
 
 # ------------------------------------------------------------------------------------------ the process
@@ -281,7 +239,7 @@ def left_behind() -> list[object]:
 
 
 def run_and_look(name: str) -> list[object]:
-    on_zero(name, held)
+    on_world(name, held)
     return left_behind()
 
 
@@ -290,8 +248,8 @@ def test_a_closed_world_leaves_nothing_behind(pool: Pool) -> None:
 
 
 def test_the_users_file_reaches_deepspeed(pool: Pool) -> None:
-    assert pool.run(2, on_zero, "zero3", threshold) == [0, 0]
-    assert pool.run(2, on_zero, "zero3-kept", threshold)[0] > 0
+    assert pool.run(2, on_world, "zero3", threshold) == [0, 0]
+    assert pool.run(2, on_world, "zero3-kept", threshold)[0] > 0
 
 
 def threshold(world: World, name: str) -> int:
@@ -307,4 +265,4 @@ def patience(world: World, name: str) -> set[float]:
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_a_missing_rank_is_waited_for_as_long_as_the_strategy_says(name: str, pool: Pool) -> None:
-    assert pool.run(2, on_zero, name, patience) == [{STRATEGIES[name].timeout_s}] * 2  # type: ignore[attr-defined]
+    assert pool.run(2, on_world, name, patience) == [{STRATEGIES[name].timeout_s}] * 2  # type: ignore[attr-defined]

@@ -22,8 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -218,43 +217,47 @@ def trainkit(steps: int) -> float:
     from trainkit.optimizer.adamw import AdamW
     from trainkit.schedule.constant import Constant
 
-    with tempfile.TemporaryDirectory() as folder:
-        settings = make(
-            folder,
-            task=SmallTask(),
-            steps=steps,
-            global_batch=BATCH,
-            micro_batch=None,
-            seed=SEED,
-            clip_norm=CLIP,
-            ledger=False,
-        )
-        object.__setattr__(settings, "optimizer", AdamW(lr=LR, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1))
-        object.__setattr__(settings, "schedule", Constant(warmup=0))
-        run = RunFolder(Path(folder))
-        run.config.touch()  # the tracker keeps it
-        with forwarded(folder):
-            trainkit_main.fit(settings, run, 1)
-        return float(list(read_lines(run.metrics))[-1]["loss"])
+    folder = tempfile.TemporaryDirectory()
+    settings = make(
+        folder.name,
+        task=SmallTask(),
+        steps=steps,
+        global_batch=BATCH,
+        micro_batch=None,
+        seed=SEED,
+        clip_norm=CLIP,
+        ledger=False,
+    )
+    object.__setattr__(settings, "optimizer", AdamW(lr=LR, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1))
+    object.__setattr__(settings, "schedule", Constant(warmup=0))
+    run = RunFolder(Path(folder.name))
+    run.config.touch()  # the tracker keeps it
+    forwarder().send(folder.name)
+    trainkit_main.fit(settings, run, 1)
+    forwarder().send(None)
+    flushing.append(folder)
+    return float(list(read_lines(run.metrics))[-1]["loss"])
 
 
-@contextmanager
-def forwarded(folder: str) -> Iterator[None]:
-    """Rows of the run folder go to MLflow (sqlite) meanwhile, from the process that does so for all runs."""
-    pipe = forwarder()
-    pipe.send(folder)
-    yield
-    pipe.send(None)
-    unsent = pipe.recv()
-    if unsent:
-        sys.exit(f"{unsent} rows did not reach MLflow")
+flushing: list[tempfile.TemporaryDirectory[str]] = []
+"""The folder of a run whose last rows are still on their way to MLflow."""
+
+
+def settle() -> None:
+    """Wait for them: what a real run does after its last step is no part of a step."""
+    while flushing:
+        if unsent := forwarder().recv():
+            sys.exit(f"{unsent} rows did not reach MLflow")
+        flushing.pop().cleanup()
 
 
 @functools.cache
 def forwarder() -> Connection:
+    """The process that forwards rows of run folders to MLflow (sqlite): it is sent a folder, and None at the end."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     context.Process(target=_forward, args=(theirs,), daemon=True).start()
+    theirs.close()  # else its death would not end a recv()
     ours.recv()  # MLflow is imported
     return ours
 
@@ -301,19 +304,26 @@ def calls(run: Callable[[int], float], steps: int) -> float:
             run(n)
         finally:
             sys.setprofile(None)
+        settle()
         return total
 
     run(2)
+    settle()
     return (count(2 * steps) - count(steps)) / steps
 
 
 def seconds(run: Callable[[int], float], steps: int) -> float:
     """Seconds of one step, start-up left out in the same way."""
-    begin = time.perf_counter()
-    run(steps)
-    middle = time.perf_counter()
-    run(3 * steps)
-    return (time.perf_counter() - middle - (middle - begin)) / (2 * steps)
+
+    def timed(n: int) -> float:
+        begin = time.perf_counter()
+        run(n)
+        took = time.perf_counter() - begin
+        settle()
+        return took
+
+    once = timed(steps)
+    return (timed(3 * steps) - once) / (2 * steps)
 
 
 def main() -> None:
@@ -327,6 +337,7 @@ def main() -> None:
     variants = {name: VARIANTS[name] for name in ["bare", *arguments.only] if name in VARIANTS}
 
     losses = {name: run(arguments.steps) for name, run in variants.items()}
+    settle()
     print("final loss after", arguments.steps, "steps:", {n: round(v, 6) for n, v in losses.items()})
     wrong = {n: v for n, v in losses.items() if abs(v - losses["bare"]) > 1e-4}
     if wrong:

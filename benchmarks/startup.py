@@ -21,7 +21,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = "import torch, sklearn.datasets"
-PEAK = "import resource; from benchmarks import overhead as o; o.{}(200); print(resource.getrusage(0).ru_maxrss)"
+PEAK = """
+import resource
+from benchmarks import overhead
+overhead.{}(200)
+overhead.settle()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def python(*arguments: str) -> str:
@@ -51,9 +57,12 @@ def peak(loop: str) -> float:
 def compare(name: str, ours: Callable[[], float], bare: Callable[[], float], rounds: int) -> None:
     ratios = []
     for round_ in range(rounds):
-        order = (ours, bare) if round_ % 2 else (bare, ours)
-        measured = {run: run() for run in order}
-        ratios.append(measured[ours] / measured[bare])
+        if round_ % 2:
+            first, second = ours(), bare()
+            ratios.append(first / second)
+        else:
+            first, second = bare(), ours()
+            ratios.append(second / first)
     print(f"{name:32}{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
 
 
@@ -63,7 +72,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     print(f"ratios of {rounds} rotated pairs: median [min, max]")
     compare("first step / imports", first_step, imports, rounds)
-    compare("imports / imports (control)", imports, lambda: imports(), rounds)
+    compare("imports / imports (control)", imports, imports, rounds)
     compare("peak memory / bare loop", lambda: peak("trainkit"), lambda: peak("bare"), rounds)
 
 

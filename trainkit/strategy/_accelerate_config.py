@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import yaml
 
 from trainkit.errors import Problem
 from trainkit.preflight import Claim
 from trainkit.protocols import Cluster
+from trainkit.strategy._framework_file import FrameworkFile, read
 
 ZERO, OTHER = "zero1, zero2 or zero3", "mesh"
 INSTEAD = {"FSDP": "fsdp", "DEEPSPEED": ZERO, "MEGATRON_LM": OTHER, "TP": "tensor"}
@@ -43,11 +42,8 @@ OFF = {"downcast_bf16", "fp8_config", "mpirun_config", "tpu_env", "tpu_name", "t
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigFile:
-    """The keys of one file that have a value; none where there is no file."""
-
-    path: str
-    values: Mapping[str, Any]
+class ConfigFile(FrameworkFile):
+    """A file that `accelerate config` wrote."""
 
     @property
     def processes(self) -> int | None:
@@ -61,18 +57,18 @@ class ConfigFile:
         """What it says of the recipe's keys."""
         precision = self.values.get("mixed_precision")
         if precision in PRECISION:
-            yield self._claim("train.precision", (PRECISION[precision],), f"mixed_precision={precision}")
+            yield self.claim("train.precision", (PRECISION[precision],), f"mixed_precision={precision}")
         dynamo = self.values.get("dynamo_config", {})
         if isinstance(dynamo, Mapping):
             backend = str(dynamo.get("dynamo_backend", "NO")).upper()
             if backend == "INDUCTOR":
-                yield self._claim("train.compile", (True,), f"dynamo_backend={backend}")
+                yield self.claim("train.compile", (True,), f"dynamo_backend={backend}")
         kind = self.values.get("distributed_type")
         if cluster.gpus and (self.values.get("use_cpu") or kind == "MULTI_CPU"):
             said = f"distributed_type={kind}" if kind == "MULTI_CPU" else "use_cpu=true"
-            yield self._claim("train.device", ("cpu",), said)
+            yield self.claim("train.device", ("cpu",), said)
         elif cluster.gpus and kind == "MULTI_GPU":
-            yield self._claim("train.device", ("cuda", "auto"), f"distributed_type={kind}")
+            yield self.claim("train.device", ("cuda", "auto"), f"distributed_type={kind}")
 
     def problems(self, cluster: Cluster) -> Iterator[Problem]:
         """What it says that no recipe can agree with, and what does not fit `cluster`."""
@@ -80,72 +76,56 @@ class ConfigFile:
         yield from self._meaning()
         for key, value in self.values.items():
             if key in SECTIONS and value and self.values.get("distributed_type") not in INSTEAD:
-                yield self._problem(f"{key} is for another way to train", f"set strategy={SECTIONS[key]}")
+                yield self.problem(f"{key} is for another way to train", f"set strategy={SECTIONS[key]}")
             elif key in OFF and value not in (False, "no", {}, []):
-                yield self._problem(f"{key}={value} is nothing that trainkit does", "take it out of the file")
+                yield self.problem(f"{key}={value} is nothing that trainkit does", "take it out of the file")
             elif key not in KNOWN | OFF:
-                yield self._problem(f"{key} is no key of an accelerate config file", "take it out of the file")
+                yield self.problem(f"{key} is no key of an accelerate config file", "take it out of the file")
 
     def _spread(self, cluster: Cluster) -> Iterator[Problem]:
         get = self.values.get
         kind = get("distributed_type", "NO" if self.values else None)
         if kind in INSTEAD:
-            yield self._problem(f"distributed_type={kind} is another strategy", f"set strategy={INSTEAD[kind]}")
+            yield self.problem(f"distributed_type={kind} is another strategy", f"set strategy={INSTEAD[kind]}")
         elif kind not in (None, "NO", "MULTI_CPU", "MULTI_GPU"):
-            yield self._problem(f"distributed_type={kind}: trainkit has NO, MULTI_CPU and MULTI_GPU")
+            yield self.problem(f"distributed_type={kind}: trainkit has NO, MULTI_CPU and MULTI_GPU")
         if kind == "MULTI_GPU" and not cluster.gpus:
-            yield self._problem("distributed_type=MULTI_GPU, but there is no GPU here", "set it to MULTI_CPU")
+            yield self.problem("distributed_type=MULTI_GPU, but there is no GPU here", "set it to MULTI_CPU")
         if self.processes not in (None, cluster.ranks):
             said = "distributed_type=NO, which is one process" if kind == "NO" else f"num_processes={self.processes}"
             hint = f"set launcher.ranks={self.processes}, or change the file"
             yield Problem("launcher.ranks", cluster.ranks, f"{self.path} says {said}", hint)
         if get("num_machines", 1) != cluster.hosts:
             found = f"num_machines={get('num_machines')}, but the launcher starts on {cluster.hosts}"
-            yield self._problem(found, "choose a launcher for several machines, or change the file")
+            yield self.problem(found, "choose a launcher for several machines, or change the file")
         if get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
-            yield self._problem(f"compute_environment={get('compute_environment')}: trainkit has LOCAL_MACHINE only")
+            yield self.problem(f"compute_environment={get('compute_environment')}: trainkit has LOCAL_MACHINE only")
         if str(get("gpu_ids", "all")) != "all":
             ids = str(get("gpu_ids"))
-            yield self._problem(f"gpu_ids={ids}", f"set it to all, and CUDA_VISIBLE_DEVICES={ids} for the command")
+            yield self.problem(f"gpu_ids={ids}", f"set it to all, and CUDA_VISIBLE_DEVICES={ids} for the command")
 
     def _meaning(self) -> Iterator[Problem]:
         precision = self.values.get("mixed_precision", "no")
         if precision not in PRECISION:
-            yield self._problem(f"mixed_precision={precision}: trainkit has fp32 and bf16", "set it to no or bf16")
+            yield self.problem(f"mixed_precision={precision}: trainkit has fp32 and bf16", "set it to no or bf16")
         steps = self.values.get("gradient_accumulation_steps", 1)
         if steps != 1:
             hint = "take it out of the file, and set train.micro_batch: what fits into memory at once"
-            yield self._problem(f"gradient_accumulation_steps={steps}: trainkit accumulates by itself", hint)
+            yield self.problem(f"gradient_accumulation_steps={steps}: trainkit accumulates by itself", hint)
         dynamo = self.values.get("dynamo_config", {})
         if not isinstance(dynamo, Mapping):
-            yield self._problem("dynamo_config holds no keys")
+            yield self.problem("dynamo_config holds no keys")
             return
         if str(dynamo.get("dynamo_backend", "NO")).upper() not in ("NO", "INDUCTOR"):
             found = f"dynamo_backend={dynamo['dynamo_backend']}: trainkit compiles with INDUCTOR"
-            yield self._problem(found, "set it to NO or INDUCTOR")
+            yield self.problem(found, "set it to NO or INDUCTOR")
         for key, value in dynamo.items():
             if key != "dynamo_backend" and value != PLAIN_COMPILE.get(key, False):
-                yield self._problem(f"{key}={value}: train.compile has no such setting", "take it out of the file")
-
-    def _claim(self, key: str, values: tuple[object, ...], said: str) -> Claim:
-        return Claim(key=key, values=values, said=f"{self.path} says {said}")
-
-    def _problem(self, message: str, hint: str = "change the file") -> Problem:
-        return Problem("strategy.config", self.path, message, hint)
+                yield self.problem(f"{key}={value}: train.compile has no such setting", "take it out of the file")
 
 
 def load(path: str | None) -> tuple[ConfigFile, list[Problem]]:
     """The file, and why it cannot be read."""
-    if path is None:
-        return ConfigFile("", {}), []
-    try:
-        values = yaml.safe_load(Path(path).read_text())  # JSON is YAML, too
-    except OSError as error:
-        return ConfigFile(path, {}), [Problem("strategy.config", path, f"cannot be read: {error.strerror}")]
-    except (ValueError, yaml.YAMLError) as error:
-        found = f"is no YAML: {' '.join(str(error).split())}"
-        return ConfigFile(path, {}), [Problem("strategy.config", path, found)]
-    if not isinstance(values, Mapping):
-        hint = "`accelerate config --config_file FILE` writes one"
-        return ConfigFile(path, {}), [Problem("strategy.config", path, "is no accelerate config file", hint)]
-    return ConfigFile(path, {key: value for key, value in values.items() if value is not None}), []
+    otherwise = "is no accelerate config file", "`accelerate config --config_file FILE` writes one"
+    values, problems = read(path, yaml.safe_load, "YAML", otherwise)  # JSON is YAML, too
+    return ConfigFile(path or "", {key: value for key, value in values.items() if value is not None}), problems

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from trainkit.errors import Problem
 from trainkit.preflight import Claim
 from trainkit.protocols import Cluster, Engine, Training, World
+from trainkit.strategy._data_parallel import DataParallel
 from trainkit.strategy._zero_config import Spread, load
 
 
-class Zero(ABC):
+class Zero(DataParallel, ABC):
     """Implements protocols.Strategy and preflight.Configured. `config`: path of a DeepSpeed JSON."""
 
     config: str | None
@@ -20,12 +21,6 @@ class Zero(ABC):
 
     @abstractmethod
     def spread(self) -> Spread: ...
-
-    def ranks(self, cluster: Cluster) -> int:
-        return max(1, cluster.gpus)
-
-    def dp_size(self, ranks: int) -> int:
-        return ranks
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         file, problems = load(self.config)

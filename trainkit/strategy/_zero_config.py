@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trainkit.errors import Problem
 from trainkit.preflight import Claim
 from trainkit.protocols import Precision
+from trainkit.strategy._framework_file import FrameworkFile, read
 
 OPTIMIZER = {
     "lr": "optimizer.lr",
@@ -62,28 +62,25 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class DeepSpeedFile:
-    """What one file says, 'auto' and null left out; nothing where there is no file."""
-
-    path: str
-    values: Mapping[str, Any]
+class DeepSpeedFile(FrameworkFile):
+    """A DeepSpeed JSON; 'auto' counts as no value."""
 
     def claims(self, ranks: int) -> Iterator[Claim]:
         """What it says of the recipe's keys."""
         yield from self._batch(ranks)
         if "gradient_clipping" in self.values:
             clip = self.values["gradient_clipping"]
-            yield self._claim("train.clip_norm", (clip or None,), f"gradient_clipping={clip}")
+            yield self.claim("train.clip_norm", (clip or None,), f"gradient_clipping={clip}")
         half = {name: _mapping(self.values.get(name)) for name, stands in HALVES.items() if stands == "bf16"}
         on = [name for name, section in half.items() if section.get("enabled") is True]
         if on and half[on[0]].get("dtype") not in FP16:
-            yield self._claim("train.precision", ("bf16",), f"{on[0]}.enabled=true")
+            yield self.claim("train.precision", ("bf16",), f"{on[0]}.enabled=true")
         elif not on and _get(half, "bf16.enabled") is False:
-            yield self._claim("train.precision", ("fp32",), "bf16.enabled=false")
+            yield self.claim("train.precision", ("fp32",), "bf16.enabled=false")
         yield from self._section("optimizer", OPTIMIZER)
         kind = _get(self.values, "scheduler.type")
         if kind in SCHEDULES:
-            yield self._claim("schedule", (SCHEDULES[kind],), f"scheduler.type={kind}")
+            yield self.claim("schedule", (SCHEDULES[kind],), f"scheduler.type={kind}")
         yield from self._section("scheduler", SCHEDULER)
 
     def _batch(self, ranks: int) -> Iterator[Claim]:
@@ -94,19 +91,19 @@ class DeepSpeedFile:
             whole = micro * steps * ranks
             said += f" on {ranks} rank(s)"
         if whole:
-            yield self._claim("train.global_batch", (whole,), said)
+            yield self.claim("train.global_batch", (whole,), said)
         if micro is None and whole and steps:
             micro = whole // (steps * ranks)
             said += f" on {ranks} rank(s)"
         if micro:
             all_at_once = (None,) if micro * ranks == whole else ()
-            yield self._claim("train.micro_batch", (micro, *all_at_once), said)
+            yield self.claim("train.micro_batch", (micro, *all_at_once), said)
 
     def _section(self, name: str, keys: Mapping[str, str]) -> Iterator[Claim]:
         for parameter, value in _mapping(_get(self.values, f"{name}.params")).items():
             if parameter in keys:
                 wanted = tuple(value) if isinstance(value, list) else value
-                yield self._claim(keys[parameter], (wanted,), f"{name}.params.{parameter}={json.dumps(value)}")
+                yield self.claim(keys[parameter], (wanted,), f"{name}.params.{parameter}={json.dumps(value)}")
 
     def problems(self, spread: Spread) -> Iterator[Problem]:
         """What it says that no recipe can agree with, and what contradicts the strategy's keys."""
@@ -115,11 +112,11 @@ class DeepSpeedFile:
         batch = [key for key in BATCH if key in self.values]
         if batch == ["gradient_accumulation_steps"]:
             hint = "say 'auto', or train_micro_batch_size_per_gpu too"
-            yield self._problem(f"{_shown(batch[0], self.values)} alone says nothing of the batch", hint)
+            yield self.problem(f"{_shown(batch[0], self.values)} alone says nothing of the batch", hint)
         for key, value in self.values.items():
             if key not in MEANING | HANDED_ON | {"zero_optimization"} and not _off(value):
                 hint = "take it out of the file"
-                yield self._problem(f"{_shown(key, self.values)} is nothing that trainkit hands on to DeepSpeed", hint)
+                yield self.problem(f"{_shown(key, self.values)} is nothing that trainkit hands on to DeepSpeed", hint)
 
     def _contradictions(self, spread: Spread) -> Iterator[Problem]:
         zero = self.zero
@@ -134,40 +131,40 @@ class DeepSpeedFile:
             device = _get(zero, f"{section}.device")
             if device not in (None, "none", "cpu"):
                 found = f"zero_optimization.{section}.device={device}: checkpoints need it in memory"
-                yield self._problem(found, "set it to cpu or none")
+                yield self.problem(found, "set it to cpu or none")
             elif device is not None and (device == "cpu") != on:
                 found = f"{self.path} says zero_optimization.{section}.device={device}"
                 hint = f"set strategy.{key}={json.dumps(not on)}, or change the file"
                 if section == "offload_param" and spread.stage < 3:
-                    yield self._problem(f"zero_optimization.{section} is for zero3", "set strategy=zero3")
+                    yield self.problem(f"zero_optimization.{section} is for zero3", "set strategy=zero3")
                 else:
                     yield Problem(f"strategy.{key}", on, found, hint)
         if _get(zero, "offload_optimizer.ratio") not in (None, 1, 1.0):
             found = "zero_optimization.offload_optimizer.ratio below 1 needs DeepSpeed's own optimizer"
-            yield self._problem(found, "take it out of the file")
+            yield self.problem(found, "take it out of the file")
 
     def _sections(self) -> Iterator[Problem]:
         kind = _get(self.values, "optimizer.type")
         if kind is not None and str(kind).lower() not in ("adam", "adamw"):
             hint = "take optimizer out of the file; trainkit builds the recipe's"
-            yield self._problem(f"optimizer.type={kind}: trainkit has AdamW", hint)
+            yield self.problem(f"optimizer.type={kind}: trainkit has AdamW", hint)
         if _get(self.values, "optimizer.params.adam_w_mode") is False:
-            yield self._problem("optimizer.params.adam_w_mode=false: trainkit decouples weight decay", "set it to true")
+            yield self.problem("optimizer.params.adam_w_mode=false: trainkit decouples weight decay", "set it to true")
         kind = _get(self.values, "scheduler.type")
         if kind is not None and kind not in SCHEDULES:
             hint = "take scheduler out of the file; trainkit runs the recipe's"
-            yield self._problem(f"scheduler.type={kind}: trainkit has {', '.join(SCHEDULES)}", hint)
+            yield self.problem(f"scheduler.type={kind}: trainkit has {', '.join(SCHEDULES)}", hint)
         for name, stands in HALVES.items():
             section = _mapping(self.values.get(name))
             if (section.get("enabled") is True and stands == "fp16") or section.get("dtype") in FP16:
-                yield self._problem(f"{name}: trainkit has fp32 and bf16", "use bf16, and train.precision=bf16")
+                yield self.problem(f"{name}: trainkit has fp32 and bf16", "use bf16, and train.precision=bf16")
             extra = [key for key, value in section.items() if key not in ("enabled", "dtype") and not _off(value)]
             if section.get("enabled") is True and stands == "bf16" and extra:
                 found = f"{name}.{extra[0]}: trainkit keeps fp32 weights, moments and reductions"
-                yield self._problem(found, "take it out of the file")
+                yield self.problem(found, "take it out of the file")
         for key, value in self.zero.items():
             if (key in OTHER_ZERO and not _off(value)) or (key == "compute_grad_norm" and value is False):
-                yield self._problem(f"zero_optimization.{key}={json.dumps(value)} is nothing that trainkit does")
+                yield self.problem(f"zero_optimization.{key}={json.dumps(value)} is nothing that trainkit does")
 
     @property
     def zero(self) -> Mapping[str, Any]:
@@ -197,26 +194,11 @@ class DeepSpeedFile:
             "zero_force_ds_cpu_optimizer": False,
         }
 
-    def _claim(self, key: str, values: tuple[object, ...], said: str) -> Claim:
-        return Claim(key=key, values=values, said=f"{self.path} says {said}")
-
-    def _problem(self, message: str, hint: str = "change the file") -> Problem:
-        return Problem("strategy.config", self.path, message, hint)
-
 
 def load(path: str | None) -> tuple[DeepSpeedFile, list[Problem]]:
     """The file, and why it cannot be read."""
-    if path is None:
-        return DeepSpeedFile("", {}), []
-    try:
-        values = json.loads(Path(path).read_text())
-    except OSError as error:
-        return DeepSpeedFile(path, {}), [Problem("strategy.config", path, f"cannot be read: {error.strerror}")]
-    except ValueError as error:
-        return DeepSpeedFile(path, {}), [Problem("strategy.config", path, f"is no JSON: {error}")]
-    if not isinstance(values, Mapping):
-        return DeepSpeedFile(path, {}), [Problem("strategy.config", path, "is no DeepSpeed configuration")]
-    return DeepSpeedFile(path, _without_auto(values)), []
+    values, problems = read(path, json.loads, "JSON", ("is no DeepSpeed configuration", ""))
+    return DeepSpeedFile(path or "", _without_auto(values)), problems
 
 
 def _without_auto(values: Mapping[str, Any]) -> dict[str, Any]:

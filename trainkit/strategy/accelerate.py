@@ -19,10 +19,11 @@ from trainkit.errors import Problem
 from trainkit.preflight import Claim
 from trainkit.protocols import Cluster, Engine, Training, World
 from trainkit.strategy._accelerate_config import load
+from trainkit.strategy._data_parallel import DataParallel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accelerate:
+class Accelerate(DataParallel):
     """The whole model on every rank; gradients are averaged once per global batch. `config`: path of a file that
     `accelerate config` wrote."""
 
@@ -30,10 +31,7 @@ class Accelerate:
     timeout_s: Annotated[float, Gt(0)]
 
     def ranks(self, cluster: Cluster) -> int:
-        return load(self.config)[0].processes or max(1, cluster.gpus)
-
-    def dp_size(self, ranks: int) -> int:
-        return ranks
+        return load(self.config)[0].processes or super().ranks(cluster)
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         file, problems = load(self.config)

@@ -10,20 +10,15 @@ from annotated_types import Gt
 
 from trainkit.errors import Problem
 from trainkit.protocols import Cluster, Engine, Training, World
+from trainkit.strategy._data_parallel import DataParallel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ddp:
+class Ddp(DataParallel):
     """The whole model on every rank; gradients are averaged once per global batch."""
 
     bucket_cap_mb: Annotated[float, Gt(0)]
     timeout_s: Annotated[float, Gt(0)]
-
-    def ranks(self, cluster: Cluster) -> int:
-        return max(1, cluster.gpus)
-
-    def dp_size(self, ranks: int) -> int:
-        return ranks
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         return ()

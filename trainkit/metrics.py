@@ -29,7 +29,7 @@ class MetricLog:
 
     def train_row(self, row: dict[str, Any], loss_sum: Tensor, weight: float, norm: Tensor) -> None:
         """Log `row` with the loss and gradient norm of the whole global batch. Collective: every rank calls it."""
-        loss_sum = self._world.reduce(loss_sum)
+        loss_sum = self._world.reduce(loss_sum.float())  # a recipe may sum in bf16
         if self._fd is None:
             return
         row["loss"] = 1.0 / weight if weight else 0.0  # times the sum, which may still be on its way

@@ -41,18 +41,24 @@ def test_a_batch_that_counts_nothing_has_loss_zero(tmp_path: Path) -> None:
     assert [row["loss"] for row in read_lines(tmp_path / "m.jsonl")] == [0.0]
 
 
-def log_together(path: str) -> None:
+def log_together(path: str, dtype: torch.dtype, losses: tuple[float, float]) -> None:
     world = connect("cpu", 60)
     log = MetricLog(Path(path), world)
-    log.train_row({"step": 1}, torch.tensor(1.0 + world.rank), 6.0, torch.tensor(0.5))
+    log.train_row({"step": 1}, torch.tensor(losses[world.rank], dtype=dtype), 6.0, torch.tensor(0.5))
     log.row({"step": 2})
     log.close()
     world.close()
 
 
 def test_rank_0_alone_writes_the_loss_of_all(pool: Pool, tmp_path: Path) -> None:
-    pool.run(2, log_together, str(tmp_path / "m.jsonl"))
+    pool.run(2, log_together, str(tmp_path / "m.jsonl"), torch.float32, (1.0, 2.0))
     assert list(read_lines(tmp_path / "m.jsonl")) == [{"step": 1, "loss": 0.5, "grad_norm": 0.5}, {"step": 2}]
+
+
+def test_losses_in_bf16_are_summed_over_the_ranks_in_fp32(pool: Pool, tmp_path: Path) -> None:
+    """In bf16 256 + 1 is 256."""
+    pool.run(2, log_together, str(tmp_path / "m.jsonl"), torch.bfloat16, (256.0, 1.0))
+    assert next(read_lines(tmp_path / "m.jsonl"))["loss"] == pytest.approx(257 / 6, rel=1e-6)
 
 
 def test_speed_counts_neither_what_came_before_a_restart_nor_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

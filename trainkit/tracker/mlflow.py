@@ -47,11 +47,12 @@ class Mlflow:
         """Create the folder's run, or continue it. Raises what MLflow raises, soon: an outage must not block."""
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        level = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         logging.getLogger("alembic").setLevel(logging.ERROR)
 
         from mlflow import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(level.upper())  # somebody else may have imported it before the variable
         uri = self.resolved_uri()
         with _lock(uri):  # processes that create one sqlite file at the same time break it
             client = MlflowClient(tracking_uri=uri)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow import MlflowClient  # before trainkit does: what it logs by then must stay off the terminal all the same
 
 from tests.unit.cli.test_main import said
 from trainkit.config import compose
@@ -31,8 +32,6 @@ def test_all_rows_and_the_end_arrive_once(project: Path, capsys: Capture) -> Non
     folder = finished_run(project / "run", f"tracker.uri='{uri}'")
     for _ in range(2):
         assert said(capsys, "mlflow", "sync", "run").startswith(f"{folder.root}: mlflow ui")
-
-    from mlflow import MlflowClient  # earlier, it would log to the terminal what trainkit keeps off it
 
     client = MlflowClient(uri)
     (experiment,) = [e for e in client.search_experiments() if e.name == "trainkit"]

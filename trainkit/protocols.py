@@ -208,14 +208,22 @@ class Cluster:
     cores: int
 
 
-class World(Protocol):
-    """This rank's place. Data-parallel axis: dp_rank of dp_size ranks read different samples."""
+class Ranks(Protocol):
+    """The ranks of a run, and how they tell each other something."""
 
     @property
     def rank(self) -> int: ...
 
     @property
     def size(self) -> int: ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """One small picklable object per rank, in rank order, on every rank. Collective."""
+        ...
+
+
+class World(Ranks, Protocol):
+    """This rank's place. Data-parallel axis: dp_rank of dp_size ranks read different samples."""
 
     @property
     def device(self) -> torch.device: ...
@@ -234,11 +242,12 @@ class World(Protocol):
         """Sum of a device tensor over the data-parallel ranks, in place. Collective."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
-        """One small picklable object per rank, in rank order, on every rank. Collective."""
-        ...
-
     def barrier(self) -> None: ...
+
+    def apart(self) -> Ranks:
+        """The same ranks over connections of their own: a thread may use them while another uses this world's.
+        Collective."""
+        ...
 
     def close(self) -> None: ...
 

@@ -46,14 +46,22 @@ class Train:
 class Checkpoint:
     """checkpoint.*: when, where and how many.
 
-    every   steps between two saves; null saves at the end only
-    keep    how many of the newest stay
-    best    besides them, the one with the lowest (`mode: min`) or highest `metric` stays
-    dir     null: RUN/checkpoints
+    every         steps between two saves, or what checkpoint/cadence.py reads; null saves at the end only
+    mtbf_hours    mean time between failures of the whole run; for `every: auto`
+    asynchronous  training stands still for a copy only, which is then written beside it
+    max_failures  so many saves in a row that fail end the run
+    keep          how many of the newest stay
+    keep_every    besides them, the first one of every so many steps stays for ever
+    metric        besides them, the one with the lowest (`mode: min`) or highest value of it stays
+    dir           null: RUN/checkpoints
     """
 
-    every: Positive | None
+    every: Positive | str | None
+    mtbf_hours: Annotated[float, Gt(0)]
+    asynchronous: bool
+    max_failures: Positive
     keep: Positive
+    keep_every: Positive | None
     metric: str | None
     mode: Literal["min", "max"]
     dir: str | None

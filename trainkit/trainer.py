@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from trainkit.checkpoint.saver import Saver
 from trainkit.checkpoint.store import CheckpointStore
 from trainkit.data.ledger import Ledger
 from trainkit.data.loader import load, loader
@@ -66,7 +67,6 @@ class Trainer:
         order = Order(len(data.train), self.train.seed)
         self.plan = Plan(order, self.train.global_batch, self.train.micro_batch, world.dp_rank, world.dp_size)
         self.total = self.plan.total_steps(self.train.steps, self.train.epochs)
-        self.save_failed = False
 
     def fit(self) -> Outcome:
         """Train from the newest good checkpoint, or from the start, to the last step or until asked to stop."""
@@ -77,7 +77,9 @@ class Trainer:
         if self.progress.step == 0:
             self.look()
         self.meter = Meter(self.world.device)
-        outcome = self.loop()
+        keep = self.settings.checkpoint
+        with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
+            outcome = self.loop()
         self.log.close()
         if outcome == "done":
             self.finish()
@@ -89,8 +91,13 @@ class Trainer:
         if self.exhausted():
             return "done"
         for step, share in self.batches():
-            local = (sum([b.weight for b in share]), sum([b.tokens for b in share]), self.stop.raised)
-            weight, tokens, stop = self.world.total(local)
+            local = (
+                sum([b.weight for b in share]),
+                sum([b.tokens for b in share]),
+                self.stop.raised,
+                self.saver.wish(),
+            )
+            weight, tokens, stop, wishes = self.world.total(local)
             self.reseed(progress.step)
             lr = learning_rate * scale(progress.step, self.total)
             loss_sum = self.engine.forward_backward(share, weight)
@@ -107,8 +114,9 @@ class Trainer:
                     self.meter.restart()
                 self.log.train_row(row, loss_sum, weight, norm)
             early = self.exhausted()
-            if stop or early or self.due(self.settings.checkpoint.every):
-                self.save(last=bool(stop) or early or progress.step == self.total)
+            last = bool(stop) or early or progress.step == self.total
+            if self.saver.due(progress.step, step.samples, tokens, wishes) or last:
+                self.save(last)
             if stop and progress.step < self.total:
                 self.event("stop", step=progress.step)
                 return "stopped"
@@ -190,24 +198,9 @@ class Trainer:
         self.world.barrier()
 
     def save(self, last: bool) -> None:
-        """Write a checkpoint. One that fails is reported and the run goes on; a second in a row, or one at the
-        end, raises."""
         self.log.flush()
         trainer = {"progress": asdict(self.progress), "metrics": self.metrics}
-        try:
-            saved = self.store.save(self.progress.step, self.engine.state_dict(), trainer)
-        except CheckpointError as error:
-            self.event("save_failed", step=self.progress.step, message=str(error))
-            if last or self.save_failed:
-                raise
-            self.save_failed = True
-        else:
-            self.save_failed = False
-            self.event(
-                "save", step=saved.step, path=str(saved.path), seconds=round(saved.seconds, 3), bytes=saved.bytes
-            )
-            keep = self.settings.checkpoint
-            self.store.prune(keep.keep, keep.metric, keep.mode)
+        self.saver.save(self.progress.step, self.engine.state_dict, trainer, last)
         self.meter.restart()
 
     def finish(self) -> None:

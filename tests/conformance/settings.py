@@ -29,7 +29,17 @@ TRAIN: dict[str, Any] = {
     "activation_checkpointing": False,
     "compile": False,
 }
-CHECKPOINT: dict[str, Any] = {"every": None, "keep": 3, "metric": None, "mode": "min", "dir": None}
+CHECKPOINT: dict[str, Any] = {
+    "every": None,
+    "mtbf_hours": 24.0,
+    "asynchronous": True,
+    "max_failures": 2,
+    "keep": 3,
+    "keep_every": None,
+    "metric": None,
+    "mode": "min",
+    "dir": None,
+}
 
 
 def make(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.conformance.settings import make
+from tests.conformance.training import tensors
 from trainkit import main
-from trainkit.checkpoint import manifest
-from trainkit.checkpoint.store import CheckpointStore
+from trainkit.checkpoint import manifest, saver
+from trainkit.checkpoint.store import CheckpointStore, Saved
 from trainkit.errors import CheckpointError
 from trainkit.protocols import Batch, Data, Task
 from trainkit.resilience.stop import StopFlag
@@ -187,29 +189,59 @@ def test_a_run_without_a_checkpoint_starts_anew_and_drops_what_it_logged(tmp_pat
 
 def spoil(t: Trainer, steps: Sequence[int]) -> None:
     """The checkpoints of `steps` cannot be written: a file is in the way that saving cannot clear."""
-    stone = t.store.folder / ".writing-stone"
+    stone, whole = t.store.folder / ".writing-stone", t.store.begin
     t.store.folder.mkdir()
-    during(t, lambda step: stone.write_text("") if step in steps else stone.unlink(missing_ok=True))
+
+    def begin(step: int, *state: Any, staged: bool) -> Callable[[], Saved]:
+        rest = whole(step, *state, staged=staged)
+
+        def spoilt() -> Saved:
+            stone.write_text("")
+            try:
+                return rest()
+            finally:
+                stone.unlink()
+
+        return spoilt if step in steps else rest
+
+    t.store.begin = begin  # type: ignore[method-assign,assignment]
 
 
-def test_one_failed_save_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
-    t = trainer(tmp_path, steps=8, checkpoint={"every": 2})
+BOTH = pytest.mark.parametrize("asynchronous", [True, False])
+
+
+@BOTH
+def test_one_failed_save_is_told_and_the_run_goes_on(asynchronous: bool, tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=8, checkpoint={"every": 2, "asynchronous": asynchronous})
     spoil(t, [2, 6])  # not in a row
     assert t.fit() == "done"
     assert [event["step"] for event in events(tmp_path, "save")] == [4, 8]
     failed = events(tmp_path, "save_failed")
-    assert [event["step"] for event in failed] == [2, 6]
+    assert [(event["step"], event["in_a_row"]) for event in failed] == [(2, 1), (6, 1)]
     assert "no checkpoint is saved yet" in failed[0]["message"]
     assert "the checkpoint of step 4 is intact" in failed[1]["message"]
 
 
-@pytest.mark.parametrize(("bad", "last"), [([2, 4], 4), ([6], 6)])
-def test_two_in_a_row_or_one_at_the_end_is_a_failure(bad: list[int], last: int, tmp_path: Path) -> None:
-    t = trainer(tmp_path, steps=6, checkpoint={"every": 2})
+@BOTH
+@pytest.mark.parametrize(("most", "bad"), [(2, [2, 4]), (1, [2]), (3, [4, 6, 8])])
+def test_too_many_in_a_row_end_the_run(most: int, bad: list[int], asynchronous: bool, tmp_path: Path) -> None:
+    """At the latest when the next save is due."""
+    checkpoint = {"every": 2, "asynchronous": asynchronous, "max_failures": most}
+    t = trainer(tmp_path, steps=20, checkpoint=checkpoint)
     spoil(t, bad)
-    with pytest.raises(CheckpointError, match=f"cannot write the checkpoint of step {last}"):
+    with pytest.raises(CheckpointError, match=f"cannot write the checkpoint of step {bad[-1]}"):
         t.fit()
-    assert logged(tmp_path)[-1] == last
+    assert bad[-1] <= logged(tmp_path)[-1] <= bad[-1] + (2 if asynchronous else 0)
+    assert [event["step"] for event in events(tmp_path, "save_failed")] == bad
+    assert not (tmp_path / "model").exists()
+
+
+@BOTH
+def test_one_at_the_end_is_a_failure(asynchronous: bool, tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=6, checkpoint={"every": 2, "asynchronous": asynchronous})
+    spoil(t, [6])
+    with pytest.raises(CheckpointError, match="cannot write the checkpoint of step 6"):
+        t.fit()
     assert not (tmp_path / "model").exists()
 
 
@@ -220,3 +252,100 @@ def test_a_stop_that_cannot_save_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot write the checkpoint of step 3"):
         t.fit()
     assert events(tmp_path, "stop") == []
+
+
+# --------------------------------------------------------------------------------- saves behind the loop
+
+
+def held(t: Trainer) -> threading.Event:
+    """Nothing is written behind the loop until the returned event is set."""
+    go, whole = threading.Event(), t.store.begin
+
+    def begin(step: int, *state: Any, staged: bool) -> Callable[[], Saved]:
+        rest = whole(step, *state, staged=staged)
+
+        def later() -> Saved:
+            assert go.wait(60)
+            return rest()
+
+        return later if staged else rest
+
+    t.store.begin = begin  # type: ignore[method-assign,assignment]
+    return go
+
+
+def weight_in(root: Path, step: int) -> float:
+    return tensors(root, step)["model.weight"].item()
+
+
+def test_training_goes_on_while_a_save_is_written_and_what_is_written_is_of_its_step(tmp_path: Path) -> None:
+    live: dict[int, float] = {}
+    t = trainer(tmp_path, steps=4, checkpoint={"every": 2})
+    go = held(t)
+
+    def look(step: int) -> None:  # before the update of `step`
+        live[step - 1] = next(t.engine.model.parameters()).item()  # type: ignore[attr-defined]
+        if step == 4:
+            assert manifest.committed(t.store.folder) == []
+            go.set()
+
+    during(t, look)
+    assert t.fit() == "done"
+    assert weight_in(tmp_path, 2) == live[2] != live[3]
+    assert [event["step"] for event in events(tmp_path, "save")] == [2, 4]
+
+
+def test_a_due_save_waits_for_the_one_before_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saver, "LONG_WAIT_S", 0.01)
+    t = trainer(tmp_path, steps=6, checkpoint={"every": 2})
+    go = held(t)
+    tell = t.event
+
+    def told(kind: str, **fields: Any) -> None:
+        tell(kind, **fields)
+        if kind == "save_waits":
+            go.set()
+
+    t.event = told  # type: ignore[method-assign,assignment]
+    assert t.fit() == "done"
+    assert [event["step"] for event in events(tmp_path, "save")] == [2, 4, 6]
+    assert {"step": 4, "behind": 2}.items() <= events(tmp_path, "save_waits")[0].items()
+    assert events(tmp_path, "save")[1]["stall"] >= 0.01
+
+
+def test_a_fault_in_training_waits_for_the_save_in_flight(tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=6, checkpoint={"every": 2})
+    go = held(t)
+
+    def fail(step: int) -> None:
+        if step == 4:
+            threading.Timer(0.05, go.set).start()
+            raise ZeroDivisionError
+
+    during(t, fail)
+    with pytest.raises(ZeroDivisionError):
+        t.fit()
+    assert manifest.committed(t.store.folder) == [2]
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+
+
+def test_what_nobody_foresaw_in_the_thread_ends_the_run(tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=6, checkpoint={"every": 2})
+    t.store.prune = lambda keep: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        t.fit()
+    assert logged(tmp_path)[-1] == 4
+
+
+def test_a_run_that_saves_at_its_end_only_makes_no_copy(tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=2)
+    staged: list[bool] = []
+    whole = t.store.begin
+
+    def begin(*state: Any, staged: bool, kept: list[bool] = staged) -> Callable[[], Saved]:
+        kept.append(staged)
+        return whole(*state, staged=staged)
+
+    t.store.begin = begin  # type: ignore[method-assign,assignment]
+    t.fit()
+    assert staged == [False]

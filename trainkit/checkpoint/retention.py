@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from trainkit.checkpoint.manifest import committed, read_trainer, step_folder, steps
 
 
-def superseded(folder: Path, saved: int, keep: int, best: Path | None, damaged: Collection[int]) -> list[Path]:
-    """All checkpoints but the newest `keep` up to step `saved`, which is committed, and `best`.
+def superseded(
+    folder: Path, saved: int, keep: int, keep_every: int | None, best: Path | None, damaged: Collection[int]
+) -> list[Path]:
+    """All checkpoints up to step `saved`, which is committed, but the newest `keep`, the first of every `keep_every`
+    steps, and `best`.
 
     `damaged` steps do not count as kept. One that is newer than `saved` was passed over when the run went on: it is
     left for a person to look at, until the run saves that step again.
     """
     old = [step for step in steps(folder) if step <= saved]
     good = [step for step in committed(folder) if step <= saved and step not in damaged]
-    kept = {step_folder(folder, step) for step in good[-keep:]} | {best}
+    kept = {step_folder(folder, step) for step in [*good[-keep:], *milestones(good, keep_every)]} | {best}
     return [path for path in (step_folder(folder, step) for step in old) if path not in kept]
+
+
+def milestones(good: Iterable[int], every: int | None) -> list[int]:
+    """Of the steps `good`, in order, the first at or after each multiple of `every`, before the next multiple: where
+    saves come by the clock, hardly one falls on a multiple."""
+    first: dict[int, int] = {}
+    for step in good:
+        if every is not None and step >= every:
+            first.setdefault(step // every, step)
+    return list(first.values())
 
 
 def best(folder: Path, metric: str, mode: str, damaged: Collection[int] = ()) -> Path | None:

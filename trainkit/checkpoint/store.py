@@ -12,23 +12,24 @@ checkpoint is ever changed, and a fault on one rank is agreed on before anyone w
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from trainkit.checkpoint import manifest as m
 from trainkit.checkpoint import retention
-from trainkit.errors import CheckpointError, ConfigError, Problem, TrainkitError
+from trainkit.checkpoint.agree import Alone, agreed, reason, together
+from trainkit.errors import CheckpointError, ConfigError, Problem
 from trainkit.protocols import Say, World
 from trainkit.runfolder import sync_folder
+from trainkit.settings import Checkpoint
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from trainkit.checkpoint.plan import Draft, Drafting
 
 GO_ON = "mend the cause, then give the same command again to go on"
 
@@ -52,6 +53,7 @@ class CheckpointStore:
     def __init__(self, folder: Path, world: World, attempt: int, about: Mapping[str, Any], say: Say) -> None:
         self.folder, self.attempt = folder, attempt
         self._world, self._about, self._say = world, about, say
+        self._drafting: Drafting | None = None
         self._saved: int | None = None
         self._damaged: set[int] = set()
 
@@ -63,22 +65,61 @@ class CheckpointStore:
 
         Raises CheckpointError on every rank if any rank failed; what was committed before stays as it was.
         """
-        begin, size = time.perf_counter(), 0
-        final, writing = m.step_folder(self.folder, step), self.folder / f".writing-step_{step}.{self.attempt}"
+        return self.begin(step, state, trainer, staged=False)()
+
+    def begin(
+        self, step: int, state: Mapping[str, Any], trainer: Mapping[str, Any], staged: bool = True
+    ) -> Callable[[], Saved]:
+        """The part of `save` that needs the training to stand still; what is returned does the rest. That is again
+        collective, raises as `save` does, and has to end before the next save begins. If `staged`, a thread may do it
+        while the training goes on: it writes a copy, and has connections of its own to the other ranks.
+        """
+        from trainkit.checkpoint.plan import Drafting
+
+        started = time.perf_counter()
+        if self._drafting is None:
+            self._drafting = Drafting(self._world)
         try:
-            stands = self._agreed(lambda: self._begin(writing, final))
-            if not self._world.gather(stands)[0]:
-                size = self._write(writing, final, {"step": step, "about": self._about}, state, trainer)
+            draft = self._drafting.draft(state, staged)
+        except CheckpointError as error:
+            raise self._unwritten(step, error) from error
+
+        def rest() -> Saved:
+            final, size = m.step_folder(self.folder, step), self._write(step, draft, trainer)
+            self._saved = step
+            self._damaged.discard(step)
+            return Saved(step, final, time.perf_counter() - started, size)
+
+        return rest
+
+    def _write(self, step: int, draft: Draft, trainer: Mapping[str, Any]) -> int:
+        """Write and commit; returns the number of bytes, 0 if a good checkpoint stands there."""
+        final, writing = m.step_folder(self.folder, step), self.folder / f".writing-step_{step}.{self.attempt}"
+        files: dict[str, m.Digest] = {}
+
+        def commit() -> None:
+            if self._world.rank == 0:
+                m.write_synced(writing / m.TRAINER, json.dumps(trainer, indent=1))
+                files.update(draft.index(writing, written), **{m.TRAINER: m.digest(writing / m.TRAINER)})
+                m.commit(writing, final, files, {"step": step, "about": self._about, "tensors": draft.layout()})
+                self._clear(".damaged-*")
+
+        try:
+            stands = together(draft.ranks, lambda: self._make_room(writing, final))[0]
+            if not stands:
+                written = draft.write(writing)
+                agreed(draft.ranks, commit)
         except CheckpointError as error:
             if self._world.rank == 0:  # half a checkpoint may be what fills the disk
                 shutil.rmtree(writing, ignore_errors=True)
-            cause = f"cannot write the checkpoint of step {step} to {self.folder}: {error}"
-            raise CheckpointError(f"{cause}\n    {intact(self.folder)}; {GO_ON}") from error
-        self._saved = step
-        self._damaged.discard(step)
-        return Saved(step, final, time.perf_counter() - begin, size)
+            raise self._unwritten(step, error) from error
+        return sum(digest.size for digest in files.values())
 
-    def _begin(self, writing: Path, final: Path) -> bool:
+    def _unwritten(self, step: int, error: CheckpointError) -> CheckpointError:
+        cause = f"cannot write the checkpoint of step {step} to {self.folder}: {error}"
+        return CheckpointError(f"{cause}\n    {intact(self.folder)}; {GO_ON}")
+
+    def _make_room(self, writing: Path, final: Path) -> bool:
         """Whether `final` stands already. If not, rank 0 clears what killed saves left, moves a damaged `final` out
         of the way, and makes the folder to write to."""
         if self._world.rank != 0:
@@ -93,51 +134,15 @@ class CheckpointStore:
         writing.mkdir()
         return False
 
-    def _write(
-        self,
-        writing: Path,
-        final: Path,
-        fields: Mapping[str, Any],
-        state: Mapping[str, Any],
-        trainer: Mapping[str, Any],
-    ) -> int:
-        """Write and commit; returns the number of bytes."""
-        from trainkit.checkpoint import tensors
-
-        rank, alone = self._world.rank, self._world.size == 1
-        self._agreed(lambda: tensors.layout(state))  # a rank that fails here must not leave the others in a collective
-        mine, layout = self._agreed(lambda: tensors.write(writing, state, rank, alone))
-        files = {name: digest for each in self._world.gather(mine) for name, digest in each.items()}
-
-        def commit() -> None:
-            if rank == 0:
-                m.write_synced(writing / m.TRAINER, json.dumps(trainer, indent=1))
-                files[m.TRAINER] = m.digest(writing / m.TRAINER)
-                m.commit(writing, final, files, {**fields, "tensors": layout})
-                self._clear(".damaged-*")
-
-        self._agreed(commit)
-        return sum(digest.size for digest in files.values())
-
     def _clear(self, *patterns: str) -> None:
         for pattern in patterns:
             for leftover in self.folder.glob(pattern):
                 shutil.rmtree(leftover)
 
-    def _agreed(self, work: Callable[[], T], alone: bool = False) -> T:
-        """Do `work` on every rank and return what this rank's returned. If one failed, every rank raises, so that
-        none waits for another that has left. With `alone`, only this rank does it."""
-        outcome: list[T] = []
-        failure: str | None = None
-        try:
-            outcome.append(work())
-        except Exception as error:  # told to the others, then raised on every rank below
-            failure = reason(error)
-        failures = [failure] if alone else self._world.gather(failure)
-        failed = [f"rank {rank}: {text}" for rank, text in enumerate(failures) if text is not None]
-        if failed:
-            raise CheckpointError("; ".join(failed))
-        return outcome[0]
+    def close(self) -> None:
+        """Give back the memory in which saves were staged."""
+        if self._drafting is not None:
+            self._drafting.release()
 
     # ---------------------------------------------------------------------------------------- reading
 
@@ -173,14 +178,13 @@ class CheckpointStore:
         """
         from trainkit.checkpoint import tensors
 
-        alone = partial or self._world.size == 1
+        ranks = Alone(self._world.rank) if partial else self._world
         try:
-            manifest, trainer = self._agreed(lambda: (m.read_manifest(path), m.read_trainer(path)), alone)
-            mine = self._agreed(lambda: tensors.layout(state), alone)
-            parts = [mine] if alone else self._world.gather(mine)  # the stages of a pipeline hold different parts
+            manifest, trainer = agreed(ranks, lambda: (m.read_manifest(path), m.read_trainer(path)))
+            parts = together(ranks, lambda: tensors.layout(state))  # the stages of a pipeline hold different parts
             wanted = {name: entry for part in parts for name, entry in part.items()}
             self._same_model(path, manifest, wanted, partial)
-            self._agreed(lambda: tensors.read(path, state, self._world.rank, alone), alone)
+            agreed(ranks, lambda: tensors.read(path, state, self._world.rank, ranks.size == 1))
         except CheckpointError as error:
             raise CheckpointError(f"cannot read the checkpoint {path}: {error}\n    {GO_ON}") from error
         return trainer
@@ -212,14 +216,14 @@ class CheckpointStore:
 
     # ------------------------------------------------------------------------------------------ pruning
 
-    def prune(self, keep: int, metric: str | None, mode: str) -> None:
-        """Delete all but the newest `keep` checkpoints and the one that is best by `metric`; nothing before this
-        store has saved one and it is verified. Rank 0 alone does it, so a fault is told and stops nobody."""
+    def prune(self, keep: Checkpoint) -> None:
+        """Delete what `keep` does not say is to stay; nothing before this store has saved one and it is verified.
+        Rank 0 alone does it, so a fault is told and stops nobody."""
         if self._world.rank != 0 or self._saved is None:
             return
         try:
-            best = retention.best(self.folder, metric, mode, self._damaged) if metric else None
-            old = retention.superseded(self.folder, self._saved, keep, best, self._damaged)
+            best = retention.best(self.folder, keep.metric, keep.mode, self._damaged) if keep.metric else None
+            old = retention.superseded(self.folder, self._saved, keep.keep, keep.keep_every, best, self._damaged)
             problems = m.verify(m.step_folder(self.folder, self._saved)) if old else []
             if problems:
                 self._say(f"no old checkpoint is deleted: step {self._saved} is damaged: {'; '.join(problems)}")
@@ -233,19 +237,6 @@ class CheckpointStore:
 def intact(folder: Path) -> str:
     steps = m.committed(folder)
     return f"the checkpoint of step {steps[-1]} is intact" if steps else "no checkpoint is saved yet"
-
-
-def reason(error: BaseException) -> str:
-    """The cause of a fault in plain words."""
-    plain = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EROFS: "the disk is read-only",
-    }
-    if isinstance(error, OSError) and error.errno is not None:
-        where = f" ({error.filename})" if error.filename else ""
-        return plain.get(error.errno, f"{os.strerror(error.errno)}{where}")
-    return str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}"
 
 
 def _kind(entry: list[Any]) -> str:

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import xxhash
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.utils.serialization import config as serialization
 
 from trainkit.checkpoint.manifest import Digest
@@ -28,33 +30,53 @@ from trainkit.checkpoint.manifest import Digest
 Layout = dict[str, list[Any]]
 """Of each tensor by its dotted name: dtype and global shape, as JSON holds them."""
 
+COPY_AHEAD = 10_000_000  # bytes that are on their way from a GPU while others are written
 BLOCK = 1 << 20  # bytes; digested and written while it is in the processor's cache
 
 
-def write(folder: Path, state: Mapping[str, Any], rank: int, alone: bool) -> tuple[dict[str, Digest], Layout]:
-    """Write this rank's part of `state` (nested dict of tensors or DTensors), synced.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one rank wrote: where which data are, and its files."""
 
-    Returns the files it wrote and, on rank 0, the layout of the whole. Collective unless `alone`: every rank has to
-    come here, with a state that layout() takes. If any rank fails in it, it raises on those that did, and on no other.
-    """
-    writer = _Writer(folder)
-    # torch's own checksum of a tensor is slower than the disk, and the whole file has one.
-    no_crc = serialization.patch("save.compute_crc32", False)  # type: ignore[attr-defined]  # made at import
-    with _quiet(), no_crc:
+    results: list[WriteResult]
+    files: dict[str, Digest]
+
+
+def write(folder: Path, items: SavePlan, source: SavePlanner, staged: bool) -> Written:
+    """Write this rank's `items`, whose data `source` has, synced. Not collective. With `staged`, nothing of torch's
+    devices is touched: those belong to the thread that trains."""
+    writer = _Writer(folder, copy_ahead=0 if staged else COPY_AHEAD)
+    # torch's own checksum of a tensor is slower than the disk, and the whole file has one. The patch is this thread's.
+    with serialization.patch("save.compute_crc32", False):  # type: ignore[attr-defined]  # made at import
         try:
-            save(dict(state), storage_writer=writer, no_dist=alone)
-        except CheckpointException as error:
-            _raise_own(error, rank, writer.files.error)
-    return writer.files.digests, writer.layout
+            results = writer.write_data(items, source).value()
+        except Exception as error:  # torch's zip writer turns a full disk into an error of its own
+            raise writer.files.error or error from error
+    return Written(results, writer.files.digests)
+
+
+def finish(folder: Path, whole: Metadata, results: list[list[WriteResult]]) -> dict[str, Digest]:
+    """Write the index of what all ranks wrote, synced; one rank does it, when all have written. Returns its file."""
+    writer = _Writer(folder)
+    writer.finish(whole, results)
+    return writer.files.digests
+
+
+def whole_layout(whole: Metadata) -> Layout:
+    """The layout of the state of all ranks."""
+    entries = whole.state_dict_metadata.items()
+    return {name: _entry(e.properties.dtype, e.size) for name, e in entries if isinstance(e, TensorStorageMetadata)}
 
 
 def read(folder: Path, state: dict[str, Any], rank: int, alone: bool) -> None:
-    """Read `folder` into the tensors of `state`, in place. Collective unless `alone`; raises as write() does."""
+    """Read `folder` into the tensors of `state`, in place. Collective unless `alone`: every rank has to come here. If
+    any rank fails in it, it raises on those that did, and on no other."""
     with _quiet():
         try:
             load(state, storage_reader=FileSystemReader(folder), no_dist=alone)
         except CheckpointException as error:
-            _raise_own(error, rank, None)
+            if rank in error.failures:  # torch raises the faults of all ranks on every rank
+                raise error.failures[rank][0] from error
 
 
 def layout(state: Mapping[str, Any], prefix: str = "") -> Layout:
@@ -74,35 +96,20 @@ def _entry(dtype: torch.dtype, shape: torch.Size) -> list[Any]:
     return [str(dtype).removeprefix("torch."), list(shape)]
 
 
-def _raise_own(error: CheckpointException, rank: int, local: BaseException | None) -> None:
-    """torch raises the faults of all ranks on every rank. Raise what failed on this one, best as `local` saw it."""
-    if local is not None:
-        raise local
-    if rank in error.failures:
-        raise error.failures[rank][0] from error
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch warns at every save that a single process is a single process."""
+    """torch warns at every load that a single process is a single process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
 class _Writer(FileSystemWriter):
-    """Knows afterwards which files it wrote and, on rank 0, what is in those of all ranks."""
+    """Knows afterwards which files it wrote."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, sync_files=False)  # its files sync themselves
+    def __init__(self, folder: Path, copy_ahead: int = 0) -> None:
+        super().__init__(folder, sync_files=False, per_thread_copy_ahead=copy_ahead)  # its files sync themselves
         self.fs = self.files = _Files()
-        self.layout: Layout = {}
-
-    def finish(self, metadata: Metadata, results: Any) -> None:
-        for name, entry in metadata.state_dict_metadata.items():
-            if isinstance(entry, TensorStorageMetadata):
-                self.layout[name] = _entry(entry.properties.dtype, entry.size)
-        super().finish(metadata, results)
 
 
 class _Files(FileSystem):

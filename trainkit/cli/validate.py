@@ -62,9 +62,14 @@ def _batch(settings: Settings, cluster: Cluster) -> str:
 
 
 def _checkpoints(settings: Settings) -> str:
-    every, keep, metric = settings.checkpoint.every, settings.checkpoint.keep, settings.checkpoint.metric
-    best = f" and the best by {metric}" if metric else ""
-    return f"{f'every {every} steps and ' if every else ''}at the end; the newest {keep}{best} stay"
+    chosen = settings.checkpoint
+    every = {None: "", "auto": "as often as loses the least time, and "}.get(
+        chosen.every, f"every {chosen.every}{' steps' if isinstance(chosen.every, int) else ''} and "
+    )
+    stay = [f"the newest {chosen.keep}"]
+    stay += [f"the first of every {chosen.keep_every} steps"] if chosen.keep_every else []
+    stay += [f"the best by {chosen.metric}"] if chosen.metric else []
+    return f"{every}at the end; {' and '.join(stay)} stay"
 
 
 def _folder(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from trainkit.checkpoint.cadence import parse
 from trainkit.checkpoint.manifest import MANIFEST, committed, step_folder
 from trainkit.errors import Problem
 from trainkit.preflight import Configured, Divides
@@ -28,6 +29,7 @@ def check(settings: Settings, cluster: Cluster) -> list[Problem]:
         *_length(settings),
         *_batch(settings, cluster),
         *_evaluation(settings),
+        *_cadence(settings),
         *_device(settings, cluster),
         *settings.strategy.problems(cluster),
         *_claims(settings, cluster),
@@ -93,6 +95,16 @@ def _evaluation(settings: Settings) -> Iterator[Problem]:
             "compares evaluations, but there are none during the run",
             "set train.eval_every to a number of steps, or checkpoint.metric=null",
         )
+
+
+def _cadence(settings: Settings) -> Iterator[Problem]:
+    every = settings.checkpoint.every
+    try:
+        if every is not None:
+            parse(every)
+    except ValueError as error:
+        hint = 'a number of steps, or for example "500 samples", "1e6 tokens", "10 minutes" or auto'
+        yield Problem("checkpoint.every", every, str(error), hint)
 
 
 def _device(settings: Settings, cluster: Cluster) -> Iterator[Problem]:

@@ -108,6 +108,11 @@ class Console:
             self._say(f"[bold]saved[/bold] step {event['step']}: {escape(event['path'])} ({size})")
         elif kind == "save_failed":
             self._say(f"[bold red]not saved[/bold red]: {escape(event['message'])}")
+        elif kind == "save_waits":
+            waits = f"step {event['step']} waits until step {event['behind']} is on the disk"
+            self._say(f"[bold]saving[/bold] {waits}; a larger checkpoint.every would spare the time")
+        elif kind == "cadence":
+            self._say(f"[bold]saving[/bold] every {duration(event['every_s'])}: {escape(event['message'])}")
         elif kind == "sample":
             self._say(f"[bold]sample {event['when']} training[/bold]: {escape(event['text'])}")
         elif kind == "stop":

@@ -25,6 +25,7 @@ def summarise(folder: RunFolder, checkpoints: Path, status: str, where: str | No
     looks = [row for row in rows if "eval_loss" in row]
     starts = [event for event in events if event["event"] == "start"]
     samples = {event["when"]: event["text"] for event in events if event["event"] == "sample"}
+    cadences = [event["message"] for event in events if event["event"] == "cadence"]
     saved = committed(checkpoints)
     return {
         "status": status,
@@ -40,6 +41,7 @@ def summarise(folder: RunFolder, checkpoints: Path, status: str, where: str | No
         "memory_mb": max(row["memory_mb"] for row in steps) if steps else None,
         "seconds": round(sum(e["seconds"] for e in events if e["event"] == "end"), 1),
         "attempts": max((event["attempt"] for event in starts), default=0),
+        "cadence": cadences[-1] if cadences else None,
         "checkpoints": [str(step_folder(checkpoints, step)) for step in saved],
         "model": str(folder.model) if folder.model.exists() else None,
         "tracker": where,
@@ -88,6 +90,8 @@ def _facts(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "speed", f"{quantity(summary['tokens_per_second'])} tokens/s (median)"
         yield "memory", f"{summary['memory_mb'] / 1024:.1f} GiB at the most"
     yield "time", duration(summary["seconds"])
+    if summary["cadence"]:
+        yield "saves", summary["cadence"]
 
 
 def _places(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainkit.protocols import Ranks
+
 
 def pick_device(device: str, local_rank: int) -> torch.device:
     """The device of this rank: `auto` takes a GPU where there is one. Its own GPU becomes torch's current one."""
@@ -44,6 +46,9 @@ class Solo:
 
     def barrier(self) -> None:
         pass
+
+    def apart(self) -> Ranks:
+        return self
 
     def close(self) -> None:
         pass
@@ -86,8 +91,26 @@ class Group:
     def barrier(self) -> None:
         self.total([0.0])
 
+    def apart(self) -> Ranks:
+        return Apart(rank=self.rank, size=self.size, group=dist.new_group(backend="gloo"))
+
     def close(self) -> None:
         dist.destroy_process_group()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """The ranks of the default process group over a second gloo group. Two threads must not share one: it matches
+    collectives by their order."""
+
+    rank: int
+    size: int
+    group: dist.ProcessGroup
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
 
 
 def connect(device: str, timeout_s: float) -> Group:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conformance.settings import make
+from tests.conformance.settings import CHECKPOINT, make
 from trainkit.checkpoint.manifest import commit, step_folder
 from trainkit.config import check
 from trainkit.config.check import existing
@@ -177,7 +177,7 @@ def test_the_checkpoints_folder_is_checked_too(tmp_path: Path) -> None:
 
 
 def _at(folder: str) -> Checkpoint:
-    return Checkpoint(every=None, keep=1, metric=None, mode="min", dir=folder)
+    return Checkpoint(**(CHECKPOINT | {"dir": folder}))
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ def test_two_attempts_are_one_run(tmp_path: Path) -> None:
     trained(folder, 1)
     folder.event("end", step=1, status="stopped", exit_code=75, seconds=10.0)
     start(folder, total=3, step=1, attempt=2)
+    for message in ("a save costs much", "a save costs little"):
+        folder.event("cadence", every_s=10.0, stall=0.1, message=message)
     trained(folder, 2)
     trained(folder, 3, eval_loss=1.5, eval_accuracy=0.5)
     folder.event("sample", when="after", text="Robots are machines.")
@@ -58,6 +60,7 @@ def test_two_attempts_are_one_run(tmp_path: Path) -> None:
         "memory_mb": 1536,
         "seconds": 70.5,
         "attempts": 2,
+        "cadence": "a save costs little",
         "checkpoints": [str(tmp_path / f"mine/checkpoints/step_{step}") for step in (1, 3)],
         "model": str(folder.model),
         "tracker": "mlflow ui",
@@ -71,6 +74,7 @@ def test_two_attempts_are_one_run(tmp_path: Path) -> None:
         "speed": "2.0k tokens/s (median)",
         "memory": "1.5 GiB at the most",
         "time": "1 min 10 s",
+        "saves": "a save costs little",
         "checkpoint": f"{tmp_path}/mine/checkpoints/step_3 and 1 before it",
         "model": str(folder.model),
         "run folder": str(folder.root),

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainkit.checkpoint.tensors import layout, read, write
+from trainkit.checkpoint.plan import Drafting
+from trainkit.checkpoint.tensors import layout, read
 from trainkit.strategy._fragments import Fragments, boxes
+from trainkit.strategy._world import Solo
 
 SHAPES = st.lists(st.integers(1, 5), max_size=4).map(tuple)
 
@@ -27,13 +29,18 @@ def test_boxes_are_the_run_in_its_order(shape: tuple[int, ...], data: st.DataObj
     assert len(found) <= max(1, 2 * len(shape) - 1)
 
 
+def written(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    draft = Drafting(Solo(device=torch.device("cpu"))).draft(state, staged=True)
+    draft.index(folder, draft.write(folder))
+
+
 def test_a_run_is_written_and_read_in_place(tmp_path: Path) -> None:
     """3 x 4 elements, cut within rows: 0-6 and 7-11 are written, 0-4 and 5-11 are read."""
     whole = torch.randn(3, 4)
     parts = {"first": whole.flatten()[:7].clone(), "second": whole.flatten()[7:].clone()}
     for name, start in (("first", 0), ("second", 7)):
         (tmp_path / name).mkdir()
-        write(tmp_path / name, {"t": Fragments((3, 4), start, parts[name]), "u": torch.ones(2)}, 0, alone=True)
+        written(tmp_path / name, {"t": Fragments((3, 4), start, parts[name]), "u": torch.ones(2)})
     for name, start, stop in (("first", 0, 5), ("second", 7, 12)):
         into = torch.zeros(stop - start)
         read(tmp_path / name, {"t": Fragments((3, 4), start, into)}, 0, alone=True)

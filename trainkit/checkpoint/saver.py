@@ -1,0 +1,124 @@
+"""Saves beside the training loop: never two at once, and a failure is told when it happens.
+
+save    wait for the one before -> copy the state -> a thread writes, commits and prunes while the loop goes on
+        (the last one, and each one with checkpoint.asynchronous=false, is written before the loop goes on)
+close   wait for the one in flight, whatever ended the loop
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from threading import Thread
+from types import TracebackType
+from typing import Any
+
+from trainkit.checkpoint.cadence import Cadence, Tell
+from trainkit.checkpoint.store import CheckpointStore, Saved
+from trainkit.errors import CheckpointError
+from trainkit.settings import Checkpoint
+
+LONG_WAIT_S = 1.0  # a save that waits longer for the one before it says so
+
+
+class Saver:
+    """The saves of one run, which begins at `samples`. All ranks call `due` and `save` at the same steps.
+
+    tell   writes an event, on one rank
+    """
+
+    def __init__(self, store: CheckpointStore, settings: Checkpoint, rank: int, samples: int, tell: Tell) -> None:
+        self._store, self._settings, self._tell = store, settings, tell
+        self._cadence = Cadence(settings.every, settings.mtbf_hours, samples, tell)
+        self._asks = rank == 0 and self._cadence.by_clock
+        self._thread: Thread | None = None
+        self._step = 0  # of the newest save
+        self._failures: list[CheckpointError] = []  # in a row
+        self._crash: Exception | None = None  # an end of the thread that nobody foresaw
+
+    def wish(self) -> bool:
+        """Whether this rank asks for a save after this step: its clock says so, and only rank 0's counts; or so many
+        saves have failed that the run must end, which the ranks may learn at different steps."""
+        return (self._asks and self._cadence.late()) or len(self._failures) >= self._settings.max_failures
+
+    def due(self, step: int, samples: int, tokens: float, wishes: float) -> bool:
+        """Whether to save after `step`; the same on every rank, as its arguments are. Called once per step.
+
+        samples   position in the data, over all ranks
+        tokens    of this step, over all ranks
+        wishes    above 0 where a rank wishes it
+        """
+        return self._cadence.due(step, samples, tokens) or wishes > 0
+
+    def save(self, step: int, state: Callable[[], Mapping[str, Any]], trainer: Mapping[str, Any], last: bool) -> None:
+        """Save what `state` returns as step `step`. `last`: nothing is trained after it, so wait until it is committed.
+
+        Raises CheckpointError on every rank if the last one fails, or too many in a row.
+        """
+        begun = time.perf_counter()
+        self._wait(step)
+        if not last:
+            self._give_up_after(self._settings.max_failures)
+        self._step, behind = step, self._settings.asynchronous and not last
+        self._cadence.restart()
+        try:
+            rest = self._store.begin(step, state(), trainer, staged=behind)
+        except CheckpointError as error:
+            self._failed(error)
+        else:
+            if behind:
+                self._thread = Thread(target=self._behind, args=(rest, time.perf_counter() - begun), name="checkpoint")
+                self._thread.start()
+            else:
+                self._finish(rest, None)
+        self._give_up_after(1 if last else self._settings.max_failures)
+
+    def _behind(self, rest: Callable[[], Saved], stall: float) -> None:
+        try:
+            self._finish(rest, stall)
+        except Exception as error:  # raised in the loop, by _wait
+            self._crash = error
+
+    def _finish(self, rest: Callable[[], Saved], stall: float | None) -> None:
+        """Write and commit what is ready to be written, then delete what is old. `stall`: seconds that the loop stood
+        still; None if it does until this ends."""
+        try:
+            saved = rest()
+        except CheckpointError as error:
+            self._failed(error)
+            return
+        self._failures.clear()
+        stall = saved.seconds if stall is None else stall
+        seconds = {"seconds": round(saved.seconds, 3), "stall": round(stall, 3)}
+        self._tell("save", step=saved.step, path=str(saved.path), **seconds, bytes=saved.bytes)
+        self._cadence.learn(stall, saved.seconds)
+        self._store.prune(self._settings)
+
+    def _failed(self, error: CheckpointError) -> None:
+        self._failures.append(error)
+        self._tell("save_failed", step=self._step, message=str(error), in_a_row=len(self._failures))
+
+    def _give_up_after(self, failures: int) -> None:
+        if self._thread is None and len(self._failures) >= failures:
+            raise self._failures[-1]
+
+    def _wait(self, due: int | None) -> None:
+        """Until no save is in flight; `due`: the step whose save has to wait for it."""
+        if self._thread is not None:
+            self._thread.join(None if due is None else LONG_WAIT_S)
+            if self._thread.is_alive():
+                self._tell("save_waits", step=due, behind=self._step)
+                self._thread.join()
+            self._thread = None
+        if self._crash is not None and due is not None:
+            raise self._crash
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the save in flight, also where a fault ends the loop: it may be the one to go on from."""
+        self._wait(None)
+        self._store.close()

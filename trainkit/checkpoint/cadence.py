@@ -25,7 +25,7 @@ CHANGE = 0.2  # of the interval of `auto`, below which it is not told again
 class Tell(Protocol):
     """Writes an event, on one rank."""
 
-    def __call__(self, kind: str, /, **fields: Any) -> None: ...
+    def __call__(self, kind: str, **fields: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def parse(every: int | str) -> Every:
         return Every(every, "steps")
     if every == "auto":
         return Every(FIRST_S, "auto")
-    found = re.fullmatch(r"([0-9.]+(?:[eE][0-9]+)?) *([a-z]+)", every.strip())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?) *([a-z]+)", every.strip())
     if found is None:
         raise ValueError(f"is no number and unit; units are {', '.join(UNITS)}")
     number, unit = found[1], found[2] if found[2].endswith("s") else f"{found[2]}s"
@@ -50,7 +50,7 @@ def parse(every: int | str) -> Every:
         raise ValueError(f"has the unit {found[2]}; there are {', '.join(UNITS)}")
     count = float(number) * SECONDS.get(unit, 1.0)
     if not 0 < count < math.inf:
-        raise ValueError("is not above 0")
+        raise ValueError("is not above 0 and finite")
     if unit in ("steps", "samples") and not count.is_integer():
         raise ValueError(f"is no whole number of {unit}")
     return Every(count, "seconds" if unit in SECONDS else unit)

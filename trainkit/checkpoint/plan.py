@@ -94,7 +94,7 @@ class Drafting:
 
     def _copy(self, part: Part, state: Mapping[str, Any]) -> SavePlanner:
         items, tensors = part.items.items, live(state)
-        return _Staged(items, self._staging.copy([tensors.resolve_data(item) for item in items]))
+        return _Staged(items, self._staging.copy([tensors.lookup_object(item.index) for item in items]))
 
     def release(self) -> None:
         """Give the memory of the copies back."""

@@ -63,9 +63,9 @@ def _batch(settings: Settings, cluster: Cluster) -> str:
 
 def _checkpoints(settings: Settings) -> str:
     chosen = settings.checkpoint
-    every = {None: "", "auto": "as often as loses the least time, and "}.get(
-        chosen.every, f"every {chosen.every}{' steps' if isinstance(chosen.every, int) else ''} and "
-    )
+    every = f"every {chosen.every}{' steps' if isinstance(chosen.every, int) else ''} and " if chosen.every else ""
+    if chosen.every == "auto":
+        every = "as often as loses the least time and "
     stay = [f"the newest {chosen.keep}"]
     stay += [f"the first of every {chosen.keep_every} steps"] if chosen.keep_every else []
     stay += [f"the best by {chosen.metric}"] if chosen.metric else []

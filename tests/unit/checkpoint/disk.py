@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,6 +97,28 @@ class Disk:
                 if synced != now:
                     late = now[len(synced) :]
                     (image / path.relative_to(self.root)).write_bytes(synced + late[: int(part * len(late))])
+
+    def mixed(self, image: Path, draw: random.Random) -> Path:
+        """One power cut out of many, in `image`: of each folder survive its synced names, or all; of the bytes of each
+        file that were not synced some, the others missing or zeros."""
+        shutil.rmtree(image, ignore_errors=True)
+        paths = {path.stat().st_ino: path for path in (self.root, *self.root.rglob("*"))}
+        self._mixed(self.root.stat().st_ino, paths, image, draw)
+        return image
+
+    def _mixed(self, inode: int, paths: dict[int, Path], image: Path, draw: random.Random) -> None:
+        image.mkdir()
+        now = {entry.name: entry.stat().st_ino for entry in paths[inode].iterdir()} if inode in paths else {}
+        names = draw.choice([now, self._names.get(inode, {})])
+        for name, child in names.items():
+            if child in self._names or (child in paths and paths[child].is_dir()):
+                self._mixed(child, paths, image / name, draw)
+                continue
+            synced = self._data.get(child, b"")
+            late = paths[child].read_bytes()[len(synced) :] if child in paths else b""
+            kept = draw.choice([0, len(late), draw.randint(0, len(late))])
+            lost = bytes(len(late) - kept) if draw.random() < 0.5 else b""
+            (image / name).write_bytes(synced + late[:kept] + lost)
 
 
 class _Raw(io.FileIO):

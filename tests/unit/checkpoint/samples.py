@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from tests.conformance.settings import CHECKPOINT
 from trainkit.checkpoint.manifest import step_folder
 from trainkit.checkpoint.store import CheckpointStore
 from trainkit.protocols import World
+from trainkit.settings import Checkpoint
 from trainkit.strategy._world import Solo
 
 ABOUT: dict[str, Any] = {"recipe": "mine", "fixed": {"recipe.width": 4}, "strategy": "local", "ranks": 1}
@@ -38,6 +40,11 @@ def state(step: int, width: int = 4) -> dict[str, Any]:
 
 def trainer(step: int, **metrics: float) -> dict[str, Any]:
     return {"progress": {"step": step}, "metrics": metrics}
+
+
+def keeping(newest: int, metric: str | None = None, mode: str = "min", every: int | None = None) -> Checkpoint:
+    """checkpoint.* of a run that keeps these."""
+    return Checkpoint(**(CHECKPOINT | {"keep": newest, "metric": metric, "mode": mode, "keep_every": every}))
 
 
 def saved(folder: Path, *steps: int, **metrics: float) -> CheckpointStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.checkpoint.disk import watched
-from tests.unit.checkpoint.samples import damage, equal, saved, state, store_in, trainer
+from tests.unit.checkpoint.samples import damage, equal, keeping, saved, state, store_in, trainer
 from trainkit.checkpoint.manifest import step_folder, steps, verify
 from trainkit.checkpoint.store import CheckpointStore
 from trainkit.errors import CheckpointError
@@ -19,7 +20,8 @@ Work = Callable[[CheckpointStore], object]
 
 
 def save_2(store: CheckpointStore) -> object:
-    return store.save(2, state(2), trainer(2))
+    """As behind a training loop, but when the test wants it."""
+    return store.begin(2, state(2), trainer(2))()
 
 
 def prepare(root: Path, *steps: int, broken: tuple[int, ...] = ()) -> Path:
@@ -74,6 +76,40 @@ def test_a_save_that_ends_anywhere_leaves_the_newest_whole_one(case: str, tmp_pa
     if case != "over a good one":
         assert {name.split()[0] for name in operations} >= {"create", "write", "fsync", "mkdir", "rename"}
         assert len(operations) > 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new_one_whole(case: str, tmp_path: Path) -> None:
+    """Thousands of them: before each operation, many choices of what of the unsynced names and bytes survives."""
+    before, broken, work, meanwhile, after = CASES[case]
+    root, image, draw, cuts = tmp_path / "run", tmp_path / "seen", random.Random(case), [0]
+    root.mkdir()
+    store = store_in(prepare(root, *before, broken=broken) if before else root / "checkpoints", attempt=2)
+
+    def look(number: int, what: str) -> None:
+        for _ in range(75):
+            cuts[0] += 1
+            found = read_back(disk.mixed(image, draw) / "checkpoints")
+            assert found in meanwhile, (number, what, cuts)
+
+    with watched(root, look) as disk:
+        work(store)
+    for _ in range(75):
+        assert read_back(disk.mixed(image, draw) / "checkpoints") == after
+    assert cuts[0] > (500 if case == "over a good one" else 2500)
+
+
+def read_back(folder: Path) -> int | None:
+    """The step of the checkpoint that a run would go on from, every tensor of which is as it was saved."""
+    store, into = store_in(folder), state(0)
+    found = store.latest()
+    if found is None:
+        return None
+    step = int(store.load(found, into)["progress"]["step"])
+    assert found.name == f"step_{step}"
+    assert equal(into, state(step))
+    return step
 
 
 def test_after_a_kill_anywhere_the_same_save_works_and_nothing_is_left(tmp_path: Path) -> None:
@@ -146,7 +182,7 @@ def test_a_deletion_that_ends_anywhere_leaves_the_newest_and_nothing_that_is_hal
             assert [verify(step_folder(folder, step)) for step in steps(folder) if step != 3] in ([[], []], [[]], [])
 
     with watched(root, look) as disk:
-        store.prune(1, None, "min")
+        store.prune(keeping(1))
     assert [p.name for p in store.folder.iterdir()] == ["step_3"]
     assert len(count) > 8
 

@@ -65,6 +65,23 @@ def test_a_flipped_bit_anywhere_is_found_and_its_file_named(name: str, tmp_path:
     assert verify(file.parent) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_every_single_flipped_bit_is_found(name: str, tmp_path: Path) -> None:
+    """All of them, in all files of a small checkpoint."""
+    saved(tmp_path, 1)
+    file = step_folder(tmp_path, 1) / name
+    whole = file.read_bytes()
+    with file.open("r+b") as disk:
+        for bit in range(8 * len(whole)):
+            place = bit // 8
+            for value in (whole[place] ^ 1 << bit % 8, whole[place]):
+                disk.seek(place)
+                disk.write(bytes([value]))
+                disk.flush()
+                assert bool(verify(file.parent)) == (value != whole[place]), bit
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 @pytest.mark.parametrize("kept", [0.0, 0.5, None])
 def test_a_short_or_missing_file_is_found_and_named(name: str, kept: float | None, tmp_path: Path) -> None:

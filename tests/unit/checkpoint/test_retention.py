@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.checkpoint.samples import damage, saved, state, store_in, trainer
+from tests.unit.checkpoint.samples import damage, keeping, saved, state, store_in, trainer
 from trainkit.checkpoint.manifest import MARKER, TRAINER, step_folder, steps
-from trainkit.checkpoint.retention import best, superseded
+from trainkit.checkpoint.retention import best, milestones, superseded
 
 SCORES = {1: 0.9, 2: 0.2, 3: 0.5, 4: 0.5, 5: 0.7}
 
@@ -31,23 +31,51 @@ def step_of(path: Path | None) -> int | None:
 
 
 @settings(deadline=None)  # a busy disk is no fault
-@given(every=st.sets(st.integers(0, 40), min_size=1, max_size=10), keep=st.integers(1, 5), data=st.data())
-def test_only_what_is_old_and_neither_new_enough_nor_best_goes(
-    every: set[int], keep: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+@given(
+    every=st.sets(st.integers(0, 40), min_size=1, max_size=10),
+    keep=st.integers(1, 5),
+    keep_every=st.none() | st.integers(1, 50),
+    data=st.data(),
+)
+def test_only_what_is_old_and_neither_new_enough_nor_best_nor_a_milestone_goes(
+    every: set[int], keep: int, keep_every: int | None, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("retention")
     scored(folder, dict.fromkeys(every))
     now = data.draw(st.sampled_from(sorted(every)))
     damaged = data.draw(st.sets(st.sampled_from(sorted(every)))) - {now}
     favourite = data.draw(st.none() | st.sampled_from(sorted(every - damaged)))
-    old = superseded(folder, now, keep, folder / f"step_{favourite}", damaged)
+    old = superseded(folder, now, keep, keep_every, folder / f"step_{favourite}", damaged)
     stays = every - {step_of(path) for path in old}
     good = sorted(step for step in every if step <= now and step not in damaged)
+    forever = set(milestones(good, keep_every))
     assert now in stays
     assert set(good[-keep:]) <= stays
+    assert forever <= stays
     assert favourite is None or favourite in stays
     assert {step for step in every if step > now} <= stays
-    assert stays <= set(good[-keep:]) | {favourite} | {step for step in every if step > now}
+    assert stays <= set(good[-keep:]) | forever | {favourite} | {step for step in every if step > now}
+
+
+@pytest.mark.parametrize(
+    ("good", "every", "kept"),
+    [
+        ([5, 10, 15, 20, 25], 10, [10, 20]),
+        ([3, 13, 17, 44, 49, 51], 10, [13, 44, 51]),  # saves by the clock: the first after each multiple
+        ([3, 4], 10, []),
+        ([3, 13], None, []),
+    ],
+)
+def test_milestones_are_the_first_after_each_multiple(good: list[int], every: int | None, kept: list[int]) -> None:
+    assert milestones(good, every) == kept
+
+
+def test_a_milestone_stays_for_ever(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    for step in range(2, 26, 3):
+        store.save(step, state(step), trainer(step))
+        store.prune(keeping(1, every=10))
+    assert steps(tmp_path) == [11, 20, 23]
 
 
 @pytest.mark.parametrize(("mode", "step"), [("min", 2), ("max", 1)])
@@ -80,7 +108,7 @@ def test_a_run_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     for step, value in SCORES.items():
         store.save(step, state(step), trainer(step, eval_loss=value))
-        store.prune(2, "eval_loss", "min")
+        store.prune(keeping(2, "eval_loss"))
     assert steps(tmp_path) == [2, 4, 5]
 
 
@@ -88,11 +116,11 @@ def test_nothing_goes_before_something_newer_stands(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2, 3)
     store = store_in(tmp_path, attempt=2)
     assert step_of(store.latest()) == 3
-    store.prune(1, None, "min")
+    store.prune(keeping(1))
     assert steps(tmp_path) == [1, 2, 3]
     store.save(4, state(4), trainer(4))
     assert steps(tmp_path) == [1, 2, 3, 4]
-    store.prune(1, None, "min")
+    store.prune(keeping(1))
     assert steps(tmp_path) == [4]
 
 
@@ -102,7 +130,7 @@ def test_nothing_goes_if_the_newest_turns_out_damaged(tmp_path: Path) -> None:
     store = store_in(tmp_path, said=said)
     store.save(3, state(3), trainer(3))
     damage(tmp_path, 3, "__0_0.distcp")
-    store.prune(1, None, "min")
+    store.prune(keeping(1))
     assert steps(tmp_path) == [1, 2, 3]
     assert "__0_0.distcp" in said[0]
 
@@ -114,7 +142,7 @@ def test_a_damaged_newer_one_does_not_count_as_kept(tmp_path: Path) -> None:
     store = store_in(tmp_path, attempt=2)
     assert step_of(store.latest()) == 2
     store.save(3, state(3), trainer(3))
-    store.prune(1, None, "min")
+    store.prune(keeping(1))
     assert steps(tmp_path) == [3, 9]
     assert step_of(store.latest()) == 3
 
@@ -125,7 +153,7 @@ def test_a_damaged_older_one_does_not_count_as_kept_either(tmp_path: Path) -> No
     store = store_in(tmp_path, attempt=2)
     assert step_of(store.latest()) == 2
     store.save(12, state(12), trainer(12))
-    store.prune(2, None, "min")
+    store.prune(keeping(2))
     assert steps(tmp_path) == [2, 12]
 
 
@@ -139,6 +167,6 @@ def test_a_deletion_that_fails_stops_nobody(tmp_path: Path, monkeypatch: pytest.
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "rename", refuse)
-    store.prune(1, None, "min")
+    store.prune(keeping(1))
     assert "cannot be deleted: Permission denied" in said[0]
     assert steps(tmp_path) == [1, 2]

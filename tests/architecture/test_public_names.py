@@ -23,7 +23,7 @@ def test_the_seams() -> None:
     assert defined(protocols) == {
         *("Batch", "Source", "Data", "ModelShape", "Task"),
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
-        *("Cluster", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
+        *("Cluster", "Ranks", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
     }
     assert defined(preflight) == {"Claim", "Configured", "Divides"}
 
@@ -51,7 +51,10 @@ def test_the_keys() -> None:
             *("steps", "epochs", "global_batch", "micro_batch", "seed", "clip_norm", "precision", "device"),
             *("log_every", "eval_every", "patience", "ema", "activation_checkpointing", "compile"),
         ],
-        "Checkpoint": ["every", "keep", "metric", "mode", "dir"],
+        "Checkpoint": [
+            *("every", "mtbf_hours", "asynchronous", "max_failures"),
+            *("keep", "keep_every", "metric", "mode", "dir"),
+        ],
         "DataSettings": ["ledger", "workers"],
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.e2e.command import NOT_TRACKED, STEPS, TWO, WORDS, Running, done, events, saved, summary, until
 from tests.e2e.test_interruption import same_run
 
-KILLED_AT = 150  # there is one checkpoint by then, of step 100
+KILLED_AT = 150  # the checkpoint of step 100 is written by then, or being written
 COMMAND = (*WORDS, *NOT_TRACKED, *TWO)
 
 
@@ -25,6 +25,7 @@ def goes_on(running: Running, undisturbed: Path) -> None:
 def test_a_rank(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
     running = Running(tmp_path, *COMMAND)
     running.reach(KILLED_AT)
+    until(lambda: 100 in saved(running.run), lambda: running.front.poll() is None)
     agent, ranks = running.processes()
     assert set(running.left_behind()) == {agent, *ranks}  # or its emptiness below would say nothing
     ranks[1].kill()

@@ -68,15 +68,19 @@ class Drafting:
         self._apart: Ranks | None = None
         self._part: Part | None = None
 
+    def connect(self) -> Ranks:
+        """The ranks over the connections that a thread may use. Collective where there are none yet."""
+        if self._apart is None:
+            self._apart = self._world.apart()
+        return self._apart
+
     def draft(self, state: Mapping[str, Any], staged: bool) -> Draft:
         """Of `state` (nested dict of tensors or DTensors). A staged one can be written by a thread, and only until the
         next is made: that takes the same memory. Collective.
 
         Raises CheckpointError on every rank if one cannot: a state that is no tensors, no memory for the copy.
         """
-        if staged and self._apart is None:
-            self._apart = self._world.apart()
-        ranks = self._apart if staged and self._apart is not None else self._world
+        ranks = self.connect() if staged else self._world
         drafts: list[Draft] = []
 
         def make() -> bool:

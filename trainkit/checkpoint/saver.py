@@ -31,6 +31,8 @@ class Saver:
         self._store, self._settings, self._tell = store, settings, tell
         self._cadence = Cadence(settings.every, settings.mtbf_hours, samples, tell)
         self._asks = rank == 0 and self._cadence.by_clock
+        if settings.asynchronous and settings.every is not None:
+            store.connect()
         self._thread: Thread | None = None
         self._step = 0  # of the newest save
         self._failures: list[CheckpointError] = []  # in a row

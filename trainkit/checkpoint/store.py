@@ -74,13 +74,9 @@ class CheckpointStore:
         collective, raises as `save` does, and has to end before the next save begins. If `staged`, a thread may do it
         while the training goes on: it writes a copy, and has connections of its own to the other ranks.
         """
-        from trainkit.checkpoint.plan import Drafting
-
         started = time.perf_counter()
-        if self._drafting is None:
-            self._drafting = Drafting(self._world)
         try:
-            draft = self._drafting.draft(state, staged)
+            draft = self._drafts().draft(state, staged)
         except CheckpointError as error:
             raise self._unwritten(step, error) from error
 
@@ -91,6 +87,17 @@ class CheckpointStore:
             return Saved(step, final, time.perf_counter() - started, size)
 
         return rest
+
+    def connect(self) -> None:
+        """Do what the first staged save would have to: load what writes, connect the ranks once more. Collective."""
+        self._drafts().connect()
+
+    def _drafts(self) -> Drafting:
+        if self._drafting is None:
+            from trainkit.checkpoint.plan import Drafting
+
+            self._drafting = Drafting(self._world)
+        return self._drafting
 
     def _write(self, step: int, draft: Draft, trainer: Mapping[str, Any]) -> int:
         """Write and commit; returns the number of bytes, 0 if a good checkpoint stands there."""

@@ -67,7 +67,7 @@ def big(step: int) -> torch.Tensor:
 def save_together(folder: str, step: int, layout: str) -> str:
     with joined() as world:
         store = store_in(Path(folder), world)
-        return str(store.save(step, whole(step, layout, world.rank), trainer(step)).path)
+        return str(store.begin(step, whole(step, layout, world.rank), trainer(step))().path)
 
 
 def load_together(folder: str, layout: str) -> tuple[int, bool]:
@@ -131,10 +131,12 @@ def test_what_is_damaged_for_one_rank_is_damaged_for_all(pool: Pool, tmp_path: P
 # ------------------------------------------------------------------------------------- faults on one rank
 
 
-def told(folder: str, fault: str) -> str:
+def told(folder: str, fault: str, staged: bool) -> str:
     """Save step 2 with `fault` on one of the ranks; what this rank is told."""
     with joined() as world:
         store = store_in(Path(folder), world, attempt=2)
+        begin = store.begin
+        store.save = lambda *what: begin(*what, staged=staged)()  # type: ignore[method-assign]
         try:
             FAULTS[fault](store, world)
         except TrainkitError as error:
@@ -203,9 +205,10 @@ FAULTS = {
         ("rank_1_cannot_read", "rank 1: No such file or directory"),
     ],
 )
-def test_a_fault_on_one_rank_is_told_on_all(fault: str, says: str, pool: Pool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_fault_on_one_rank_is_told_on_all(fault: str, says: str, staged: bool, pool: Pool, tmp_path: Path) -> None:
     saved(tmp_path, 1)
-    answers = pool.run(2, told, str(tmp_path), fault, timeout=30)
+    answers = pool.run(2, told, str(tmp_path), fault, staged, timeout=30)
     for answer in answers:
         assert says in answer
         other = "rank 0:" if "rank 1" in says else "rank 1:"

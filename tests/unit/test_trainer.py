@@ -236,6 +236,20 @@ def test_too_many_in_a_row_end_the_run(most: int, bad: list[int], asynchronous: 
     assert not (tmp_path / "model").exists()
 
 
+def test_the_run_ends_when_the_failure_is_known_and_not_when_the_next_save_is_due(tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=40, checkpoint={"every": 20, "max_failures": 1})
+    spoil(t, [20])
+
+    def known(step: int) -> None:
+        while step == 21 and [thread for thread in threading.enumerate() if thread.name == "checkpoint"]:
+            threading.Event().wait(0.01)
+
+    during(t, known)
+    with pytest.raises(CheckpointError, match="cannot write the checkpoint of step 20"):
+        t.fit()
+    assert logged(tmp_path)[-1] in (21, 22)
+
+
 @BOTH
 def test_one_at_the_end_is_a_failure(asynchronous: bool, tmp_path: Path) -> None:
     t = trainer(tmp_path, steps=6, checkpoint={"every": 2, "asynchronous": asynchronous})

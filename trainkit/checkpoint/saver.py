@@ -123,4 +123,5 @@ class Saver:
     ) -> None:
         """Wait for the save in flight, also where a fault ends the loop: it may be the one to go on from."""
         self._wait(None)
-        self._store.close()
+        if error is None:  # else it may be the GPU that failed, and would fail here once more
+            self._store.close()

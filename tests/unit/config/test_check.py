@@ -180,6 +180,14 @@ def _at(folder: str) -> Checkpoint:
     return Checkpoint(**(CHECKPOINT | {"dir": folder}))
 
 
+def test_a_cadence_that_makes_no_sense_is_refused_with_examples(tmp_path: Path) -> None:
+    problem = only(make(str(tmp_path), checkpoint={"every": "5 days"}))
+    assert (problem.key, problem.value) == ("checkpoint.every", "5 days")
+    assert "there are steps, samples, tokens, seconds, minutes, hours" in problem.message
+    assert '"10 minutes" or auto' in str(problem.hint)
+    assert found(make(str(tmp_path), checkpoint={"every": "5 minutes"})) == []
+
+
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 10**12 - 2**20, 2**20))

@@ -234,6 +234,11 @@ class World(Protocol):
         """Sum of a device tensor over the data-parallel ranks, in place. Collective."""
         ...
 
+    def broadcast(self, value: Tensor) -> Tensor:
+        """Overwrite a device tensor with that of the first data-parallel rank, among the ranks that hold the same part
+        of the model. Collective."""
+        ...
+
     def gather(self, value: Any) -> list[Any]:
         """One small picklable object per rank, in rank order, on every rank. Collective."""
         ...

@@ -199,28 +199,6 @@ def test_a_trained_weight_without_a_gradient_is_refused(name: str, pool: Pool) -
         assert "spare.weight, spare.bias took no part in the loss" in message
 
 
-@dataclass(frozen=True, kw_only=True)
-class Normed(DecoderTask):
-    def build_model(self) -> nn.Module:
-        model: Any = super().build_model()
-        model.head = nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(self.width), model.head, nn.Unflatten(0, (-1, 12)))
-        return model  # type: ignore[no-any-return]
-
-
-def statistics(world: World, name: str) -> list[float]:
-    engine = engine_of(world, name, replace(TRAINING, task=Normed()))
-    engine.forward_backward(share(world.rank + 2), 1.0)
-    mean: Tensor = engine.state_dict()["model"]["head.1.running_mean"]
-    return mean.tolist()
-
-
-@pytest.mark.parametrize("name", ["zero2", "zero3"])
-def test_running_statistics_are_those_of_one_rank_everywhere(name: str, pool: Pool) -> None:
-    first, second = pool.run(2, on_world, name, statistics)
-    assert first == second
-    assert any(first)
-
-
 # ------------------------------------------------------------------------------------------ the process
 
 

@@ -63,6 +63,13 @@ class MeshWorld(Group):
         dist.all_reduce(value, group=self.summed)
         return value
 
+    def broadcast(self, value: Tensor) -> Tensor:
+        """Within each replica, then over the replicas: ranks of the same stage and the same tensor number."""
+        for axis in reversed(DATA):
+            if axis in (self.mesh.mesh_dim_names or ()):
+                dist.broadcast(value, group=self.mesh.get_group(axis), group_src=0)
+        return value
+
     def close(self) -> None:
         """DTensor remembers how it laid operations out, with the mesh it did so for; a later mesh of the same shape in
         this process is taken for that one, whose process groups are gone."""

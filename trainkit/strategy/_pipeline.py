@@ -130,6 +130,7 @@ class PipelineEngine(SpmdEngine):
         feed.loss = torch.zeros((), device=self.world.device)
         feed.start(share, training=True, scale=self.world.dp_size / weight if weight else 0.0)
         self._line.passes.run()
+        self._settle()
         return feed.loss
 
     def _clip(self) -> Tensor:

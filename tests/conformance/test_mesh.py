@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conformance import engines
 from tests.conformance.decoder import DecoderTask
@@ -28,28 +29,34 @@ engine_of = partial(engines.engine_of, MeshEngine)
 # ------------------------------------------------------------------------------------------------ world
 
 
-def sums(world: World, name: str) -> tuple[int, int, list[float], float, list[int]]:
+def sums(world: World, name: str) -> tuple[int, int, list[float], float, list[int], float]:
     stop = world.rank == world.size - 1
     reduced = world.reduce(torch.tensor(float(world.dp_rank + 1))).item()
-    return world.dp_rank, world.dp_size, world.total([world.dp_rank + 1, stop]), reduced, world.gather(world.rank)
+    first = world.broadcast(torch.tensor(float(world.rank))).item()
+    total = world.total([world.dp_rank + 1, stop])
+    return world.dp_rank, world.dp_size, total, reduced, world.gather(world.rank), first
 
 
 @pytest.mark.parametrize(
-    ("name", "dp_ranks"),
+    ("name", "dp_ranks", "firsts"),
     [
-        ("fsdp", [0, 1, 2, 3]),
-        ("tensor", [0, 0, 0, 0]),
-        ("mesh-shard-tensor", [0, 0, 1, 1]),
-        ("mesh-replicas-tensor", [0, 0, 1, 1]),
-        ("mesh-replicas-shard", [0, 1, 2, 3]),
+        ("fsdp", [0, 1, 2, 3], [0, 0, 0, 0]),
+        ("tensor", [0, 0, 0, 0], [0, 1, 2, 3]),
+        ("mesh-shard-tensor", [0, 0, 1, 1], [0, 1, 0, 1]),
+        ("mesh-replicas-tensor", [0, 0, 1, 1], [0, 1, 0, 1]),
+        ("mesh-replicas-shard", [0, 1, 2, 3], [0, 0, 0, 0]),
     ],
 )
-def test_ranks_that_read_the_same_samples_count_once(name: str, dp_ranks: list[int], pool: Pool) -> None:
+def test_ranks_that_read_the_same_samples_count_once(
+    name: str, dp_ranks: list[int], firsts: list[int], pool: Pool
+) -> None:
+    """And of those that hold the same part of the model, the first gives its tensors to the others."""
     found = pool.run(4, on_world, name, sums)
     size = len(set(dp_ranks))
     once = sum(range(1, size + 1))
     assert [dp_rank for dp_rank, *_ in found] == dp_ranks
-    for _, dp_size, (total, stop), reduced, ranks in found:
+    assert [first for *_, first in found] == firsts
+    for _, dp_size, (total, stop), reduced, ranks, _ in found:
         assert (dp_size, total, reduced, ranks) == (size, once, once, [0, 1, 2, 3])
         assert stop  # asked of one rank, which may be any
 
@@ -120,6 +127,46 @@ def test_gradients_are_summed_once_per_global_batch_unless_memory_is_dearer(name
     assert (one[scatter], four[scatter]) == (groups, groups * often)
     over_replicas = groups if name == "fsdp-replicas" else 0
     assert one["c10d::allreduce_"] == four["c10d::allreduce_"] == over_replicas
+
+
+Message = tuple[torch.dtype, int]
+
+
+class Sent(TorchDispatchMode):
+    """Dtype and bytes of what this rank gives to each gather, and to each sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gathers: list[Message] = []
+        self.sums: list[Message] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kinds = {"c10d::_allgather_base_": self.gathers, "c10d::_reduce_scatter_base_": self.sums}
+        if (messages := kinds.get(op.name())) is not None:
+            messages.append((args[1].dtype, args[1].nbytes))
+        return op(*args, **(kwargs or {}))
+
+
+def traffic(world: World, name: str) -> tuple[list[Message], list[Message]]:
+    """Of two micro-batches."""
+    engine = engine_of(world, name, replace(TRAINING, precision="bf16"))
+    with Sent() as sent:
+        engine.forward_backward(share(2, 2), 1.0)
+    return sent.gathers, sent.sums
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fsdp", torch.float32), ("fsdp-bf16", torch.bfloat16)])
+def test_weights_are_gathered_in_the_dtype_that_is_asked_for_and_gradients_summed_in_fp32(
+    name: str, dtype: torch.dtype, pool: Pool
+) -> None:
+    whole = sum(-(-p.shape[0] // 2) * p[0].numel() for p in DecoderTask().build_model().parameters())
+    block = sum(p.numel() // 2 for p in DecoderTask().build_model().get_submodule("layers.0").parameters())
+    gathers, sums = pool.run(2, on_world, name, traffic)[0]
+    assert {kind for kind, _ in gathers} == {dtype}
+    # Two micro-batches: blocks are gathered for forward and for backward, what is around them once.
+    assert sum(size for _, size in gathers) == 2 * (whole + 4 * block) * dtype.itemsize
+    assert {kind for kind, _ in sums} == {torch.float32}
+    assert sum(size for _, size in sums) == 2 * whole * 4
 
 
 def shapes(world: World, name: str) -> tuple[list[int], list[int]]:

@@ -45,7 +45,9 @@ def test_the_reference_is_clipped_and_learns(reference: Path) -> None:
     assert {r["samples"] for r in rows} >= {53, 106}  # the short batch at the end of each epoch
 
 
-@pytest.mark.parametrize(("strategy", "ranks"), CELLS)
+@pytest.mark.parametrize(
+    ("strategy", "ranks"), [pytest.param(*cell, marks=pytest.mark.slow if cell[1] > 4 else ()) for cell in CELLS]
+)
 def test_same_curve_weights_and_samples(strategy: str, ranks: int, pool: Pool, reference: Path, tmp_path: Path) -> None:
     pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": strategy, "ranks": ranks, "micro_batch": 3})
     same_run(tmp_path, reference, 1e-5, 1e-4)
@@ -73,7 +75,7 @@ def test_how_it_is_computed_does_not_change_the_curve(
     ("strategy", "ranks"),
     [
         *(("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("pipeline", 2), ("mesh-shard-tensor", 4)),
-        *(("zero1", 2), ("zero2", 2), ("zero3", 2)),
+        *(("zero1", 2), ("zero2", 2), ("zero3", 2), ("fsdp-bf16", 2), ("mesh-bf16", 4)),
     ],
 )
 def test_bf16_stays_near_fp32(strategy: str, ranks: int, pool: Pool, reference: Path, tmp_path: Path) -> None:

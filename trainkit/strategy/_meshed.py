@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from trainkit.errors import Problem
-from trainkit.protocols import Cluster, Engine, ModelShape, Training, World
+from trainkit.preflight import Claim
+from trainkit.protocols import Cluster, Engine, ModelShape, Precision, Training, World
 from trainkit.strategy._axes import Axes
 
 
@@ -18,6 +19,7 @@ class Sharding:
 
     reshard_after_forward: bool = True
     accumulate_sharded: bool = False
+    gather_dtype: Precision = "fp32"
     cpu_offload: bool = False
 
 
@@ -107,6 +109,13 @@ class Meshed(ABC):
             hint = "choose schedule=1f1b or interleaved1f1b, or as many stages as ranks"
             problems.append(Problem("strategy.schedule", "zero_bubble", message, hint))
         return problems
+
+    def claims(self, cluster: Cluster) -> Sequence[Claim]:
+        """Implements preflight.Configured."""
+        if self.sharding().gather_dtype == "fp32":
+            return ()
+        why = "strategy.gather_dtype=bf16 rounds the weights, as only computing in bf16 does anyway"
+        return [Claim(key="train.precision", values=("bf16",), said=why, otherwise="set strategy.gather_dtype=fp32")]
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements preflight.Divides."""

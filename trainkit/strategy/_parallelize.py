@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+from trainkit.strategy._gather import RoundedGather
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._meshed import Sharding, Splitting
 from trainkit.strategy._spmd import recompute
@@ -64,8 +65,11 @@ def compile_each(parts: Sequence[nn.Module], same_shapes: bool) -> None:
 def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> None:
     """FSDP (Zhao et al., VLDB 2023, arXiv:2304.11277), as torch's fully_shard: every block with weights gathers them
     for its own forward and backward, and `module` what is in no block. The outermost keeps its weights from forward to
-    backward, which follows at once. Weights travel in fp32 also with train.precision=bf16: torch's own policy would
-    compute norms, too, in bf16, which autocast does not."""
+    backward, which follows at once.
+
+    With train.precision=bf16, too, gathered weights are fp32, which autocast rounds for its matrices. torch's
+    MixedPrecisionPolicy would have norms and embeddings in bf16 as well, which autocast computes in fp32: the residual
+    stream would be bf16, and torch 2.13 refuses such a norm on the CPU. So it is the gather that rounds."""
     wanted = options.sharding
     common: dict[str, Any] = {
         "mesh": world.data_mesh(),
@@ -76,6 +80,9 @@ def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, opti
         if next(block.parameters(), None) is not None:
             fully_shard(block, reshard_after_forward=wanted.reshard_after_forward, **common)
     fully_shard(module, **common)
+    if wanted.gather_dtype == "bf16":
+        for part in sharded(module):
+            part.set_custom_all_gather(RoundedGather())
 
 
 def sharded(module: nn.Module) -> list[FSDPModule]:

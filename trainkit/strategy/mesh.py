@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt
 
+from trainkit.protocols import Precision
 from trainkit.strategy._axes import Axes
 from trainkit.strategy._meshed import Meshed, ScheduleName, Sharding, Splitting, Staging
 
@@ -26,6 +27,7 @@ class Mesh(Meshed):
     cut: list[int | str] | None
     reshard_after_forward: bool
     accumulate_sharded: bool
+    gather_dtype: Precision
     cpu_offload: bool
     sequence_parallel: bool
     loss_parallel: bool
@@ -38,6 +40,7 @@ class Mesh(Meshed):
         return Sharding(
             reshard_after_forward=self.reshard_after_forward,
             accumulate_sharded=self.accumulate_sharded,
+            gather_dtype=self.gather_dtype,
             cpu_offload=self.cpu_offload,
         )
 

@@ -96,12 +96,14 @@ class Data:
 class ModelShape:
     """What is known of a model before it is built.
 
-    layers  how many repeated layers there are, which is what Task.blocks gives
-    heads   the numbers of attention heads: of queries, and of keys and values where they have fewer
+    layers    how many repeated layers there are, which is what Task.blocks gives
+    heads     the numbers of attention heads: of queries, and of keys and values where they have fewer
+    sequence  how many elements every sample's sequence has, where Task.sequence_part divides it
     """
 
     layers: int
     heads: tuple[int, ...]
+    sequence: int | None = None
 
 
 class Task(ABC):
@@ -155,6 +157,11 @@ class Task(ABC):
         None: it cannot be divided."""
         plan: Mapping[str, Any] | None = getattr(model, "tp_plan", None)
         return plan
+
+    def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
+        """Part `part` of `parts` equal, consecutive parts of the sequences in `batch`, whose inputs say where they are;
+        weight and tokens stay the whole's. For a context axis, where model_shape() gives the length of a sequence."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its sequences are divided")
 
     def pipeline(self, model: nn.Module) -> Parts | None:
         """How `model` is cut into the stages of a pipeline; None: it cannot be."""
@@ -228,20 +235,15 @@ class World(Protocol):
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over the data-parallel ranks; host memory, no device sync. Collective."""
-        ...
 
     def reduce(self, value: Tensor) -> Tensor:
         """Sum of a device tensor over the data-parallel ranks, in place. Collective."""
-        ...
 
     def broadcast(self, value: Tensor) -> Tensor:
-        """Overwrite a device tensor with that of the first data-parallel rank, among the ranks that hold the same part
-        of the model. Collective."""
-        ...
+        """A device tensor of the first data-parallel rank that holds this part of the model, in place. Collective."""
 
     def gather(self, value: Any) -> list[Any]:
         """One small picklable object per rank, in rank order, on every rank. Collective."""
-        ...
 
     def barrier(self) -> None: ...
 

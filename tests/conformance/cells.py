@@ -32,7 +32,8 @@ FSDP: dict[str, Any] = {
 }
 TENSOR: dict[str, Any] = {"size": None, "sequence_parallel": False, "loss_parallel": False, "timeout_s": WAIT}
 PIPELINE: dict[str, Any] = {"stages": None, "schedule": "1f1b", "virtual_stages": 1, "cut": None, "timeout_s": WAIT}
-MESH: dict[str, Any] = FSDP | TENSOR | PIPELINE | {"pipeline": 1, "replicas": 1, "shard": "auto", "tensor": 1}
+MESH: dict[str, Any] = FSDP | TENSOR | PIPELINE | {"pipeline": 1, "replicas": 1, "shard": "auto"}
+MESH |= {"context": 1, "tensor": 1}
 MESH.pop("size")
 MESH.pop("stages")
 ZERO: dict[str, Any] = {"offload_optimizer": False, "config": None, "timeout_s": WAIT}
@@ -64,6 +65,8 @@ STRATEGIES: dict[str, Strategy] = {
     "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
     "mesh-pipeline-tensor": Mesh(**MESH | {"pipeline": 2, "tensor": 2}),
     "mesh-pipeline-shard": Mesh(**MESH | {"pipeline": 2, "schedule": "interleaved1f1b", "virtual_stages": 2}),
+    "mesh-context": Mesh(**MESH | {"context": 2}),
+    "mesh-context-tensor": Mesh(**MESH | {"context": 2, "tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
     "mesh-bf16": Mesh(**MESH | {"pipeline": 2, "gather_dtype": "bf16"}),
     "mesh-pipeline-offload": Mesh(**MESH | {"pipeline": 2, "cpu_offload": True}),
     "mesh-pipeline-shard-tensor": Mesh(**MESH | {"pipeline": 2, "shard": 2, "tensor": 2}),
@@ -101,6 +104,8 @@ RANKS: dict[str, tuple[int, ...]] = {
     "mesh-pipeline-tensor": (4,),
     "mesh-pipeline-shard": (4,),
     "mesh-pipeline-offload": (2,),
+    "mesh-context": (2,),
+    "mesh-context-tensor": (4,),
     "mesh-pipeline-shard-tensor": (8,),
     "mesh-pipeline-replicas-shard": (8,),
     "zero1": (1, 2, 4),
@@ -116,9 +121,10 @@ RANKS: dict[str, tuple[int, ...]] = {
 DIVIDED = [
     *(("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)),
     *(("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4), ("mesh-pipeline-shard", 4)),
+    ("mesh-context", 4),
     *(("zero1", 2), ("zero2", 2), ("zero2-offload", 2), ("zero3", 2), ("zero3-kept", 4), ("zero3-offload", 2)),
 ]
 
-COMPILED = [(name, ranks) for name, ranks in DIVIDED if "zero3" not in name]  # which refuses train.compile
+COMPILED = [(name, ranks) for name, ranks in DIVIDED if "zero3" not in name and "context" not in name]
 
 CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]

@@ -13,6 +13,7 @@ from tests.conformance.training import train
 from trainkit.runfolder import read_lines
 
 MESHES = [("fsdp", 2), ("tensor", 2), ("mesh-shard-tensor", 4), ("mesh-replicas-tensor", 4)]
+MESHES += [("mesh-context", 2)]
 ZEROS = [("zero1", 2), ("zero2", 4), ("zero3", 2), ("zero3-offload", 2)]
 PIPELINES = [("pipeline", 2), ("pipeline-zero-single", 2), ("pipeline-shard", 4), ("mesh-pipeline-tensor", 4)]
 

@@ -75,7 +75,11 @@ def test_how_it_is_computed_does_not_change_the_curve(
     ("strategy", "ranks"),
     [
         *(("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("pipeline", 2), ("mesh-shard-tensor", 4)),
-        *(("zero1", 2), ("zero2", 2), ("zero3", 2), ("fsdp-bf16", 2), ("mesh-bf16", 4)),
+        *(("zero1", 2), ("zero2", 2), ("zero3", 2), ("fsdp-bf16", 2)),
+        *(
+            pytest.param("mesh-bf16", 4, marks=pytest.mark.slow),
+            pytest.param("mesh-context", 2, marks=pytest.mark.slow),
+        ),
     ],
 )
 def test_bf16_stays_near_fp32(strategy: str, ranks: int, pool: Pool, reference: Path, tmp_path: Path) -> None:

@@ -102,6 +102,9 @@ class Meshed(ABC):
             if on and axes.pipeline > 1:
                 message = "cannot be used with a pipeline axis: between its stages hidden states are whole"
                 problems.append(Problem(f"strategy.{key}", True, message, "set it to false"))
+        if axes.pipeline > 1 and axes.context > 1:
+            message = "cannot be used with a pipeline axis: between its stages hidden states are whole"
+            problems.append(Problem("strategy.context", axes.context, message, "set it to 1"))
         if axes.pipeline > 1 and self.staging().schedule == "zero_bubble" and self.dp_size(cluster.ranks) > 1:
             message = (
                 "loses gradients of weights that the ranks of a stage divide: torch 2.13 splits its backward wrongly"
@@ -112,10 +115,15 @@ class Meshed(ABC):
 
     def claims(self, cluster: Cluster) -> Sequence[Claim]:
         """Implements preflight.Configured."""
-        if self.sharding().gather_dtype == "fp32":
-            return ()
-        why = "strategy.gather_dtype=bf16 rounds the weights, as only computing in bf16 does anyway"
-        return [Claim(key="train.precision", values=("bf16",), said=why, otherwise="set strategy.gather_dtype=fp32")]
+        claims = []
+        if self.sharding().gather_dtype == "bf16":
+            why = "strategy.gather_dtype=bf16 rounds the weights, as only computing in bf16 does anyway"
+            exact = "set strategy.gather_dtype=fp32"
+            claims.append(Claim(key="train.precision", values=("bf16",), said=why, otherwise=exact))
+        if self.axes(cluster.ranks).context > 1:
+            why = "a compiled block would pass over the gathering of keys and values that strategy.context needs"
+            claims.append(Claim(key="train.compile", values=(False,), said=why, otherwise="set strategy.context=1"))
+        return claims
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements preflight.Divides."""

@@ -1,6 +1,6 @@
 """The order in which a module is made ready for a mesh of ranks, on one page:
 
-    tensor parallel -> compile -> activation checkpointing -> FSDP
+    tensor parallel -> compile -> context parallel -> activation checkpointing -> FSDP
 
 Each step wraps what the steps before it left: FSDP gathers, outside of the recomputed and compiled part, the weights
 that tensor parallelism has divided. (A checkpoint around divided layers is nothing that torch can compile, so it is
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+from trainkit.strategy._context import attend
 from trainkit.strategy._gather import RoundedGather
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._meshed import Sharding, Splitting
@@ -46,9 +47,11 @@ def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld
         modes = divide(module, world.mesh["tensor"], options.plan, options.splitting.sequence_parallel)
     if options.compile:
         compile_each(blocks or [module], same_shapes=options.splitting.sequence_parallel)
+    if world.context is not None:
+        attend(module, blocks, world.context, modes)
     if options.activation_checkpointing:
         recompute(blocks)
-    if world.dp_size > 1 or options.sharding.cpu_offload:
+    if world.data_mesh().size() > 1 or options.sharding.cpu_offload:
         shard(module, blocks, world, options)
     if not options.sharding.cpu_offload:
         module.to(world.device)  # what no step above has moved

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from trainkit.canonical import trainable, wildcard
 from trainkit.errors import ConfigError, Problem
 from trainkit.protocols import Batch, Engine, Task, Training, World
+from trainkit.strategy._context import draw_apart
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._mesh_engine import refusing_plan, split_by_layout
 from trainkit.strategy._meshed import Sharding, Splitting, Staging
@@ -125,7 +126,7 @@ class PipelineEngine(SpmdEngine):
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
         """All ranks of the pipeline give the same share; the loss sum is the last stage's, and zero elsewhere."""
         if self._place:  # layers of different stages draw different random numbers (dropout)
-            torch.manual_seed((torch.initial_seed() + self._place) % 2**63)
+            draw_apart(self._place)
         feed = self._line.feed
         feed.loss = torch.zeros((), device=self.world.device)
         feed.start(share, training=True, scale=self.world.dp_size / weight if weight else 0.0)

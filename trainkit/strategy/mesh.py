@@ -1,4 +1,4 @@
-"""Any product of axes: pipeline x replicas x shard x tensor."""
+"""Any product of axes: pipeline x replicas x shard x context x tensor."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Mesh(Meshed):
     pipeline: Size
     replicas: Size
     shard: Size | Literal["auto"]
+    context: Size
     tensor: Size
     schedule: ScheduleName
     virtual_stages: Size
@@ -34,7 +35,9 @@ class Mesh(Meshed):
     timeout_s: Annotated[float, Gt(0)]
 
     def axes(self, ranks: int) -> Axes:
-        return Axes(pipeline=self.pipeline, replicas=self.replicas, shard=self.shard, tensor=self.tensor)
+        return Axes(
+            pipeline=self.pipeline, replicas=self.replicas, shard=self.shard, context=self.context, tensor=self.tensor
+        )
 
     def sharding(self) -> Sharding:
         return Sharding(

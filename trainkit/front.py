@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +28,7 @@ from trainkit.console import Console, closing, screen, summarise
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
-from trainkit.secrets import shown
+from trainkit.secrets import flat
 from trainkit.settings import Settings
 from trainkit.tracker.follower import Follower, Status
 
@@ -172,16 +172,6 @@ def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, 
         tags["git_commit"] = commit
     name = f"{settings.name} {folder.root.name}"
     return RunInfo(folder=folder.root, name=name, params=dict(flat(config)), tags=tags)
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and their values as text; what looks like a secret is not told."""
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{key}.")
-        else:
-            yield key, shown(key, value)
 
 
 def git_commit() -> str | None:

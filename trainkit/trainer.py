@@ -20,7 +20,7 @@ from trainkit.data.ledger import Ledger
 from trainkit.data.loader import load, loader
 from trainkit.data.order import Order, derive
 from trainkit.data.plan import Plan, Step, split
-from trainkit.errors import CheckpointError
+from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog
 from trainkit.protocols import Batch, Data, Engine, World
@@ -154,6 +154,8 @@ class Trainer:
         """The task's metrics over the held-out samples, each counted exactly once: eval_NAME = sum / weight."""
         sums, local_weight = self.engine.evaluate(self.heldout_batches())
         (weight,) = self.world.total([local_weight])
+        if not weight:
+            raise TrainkitError("nothing in the held-out set counts: the weights of its batches add up to 0")
         names = sorted(sums)
         values = self.world.reduce(torch.stack([sums[name] for name in names])).tolist()
         self.metrics = {f"eval_{name}": value / weight for name, value in zip(names, values, strict=True)}

@@ -198,7 +198,8 @@ class Source:
         return SAMPLES
 
     def fetch(self, ids: Sequence[int]) -> Batch:
-        return Batch({"input": X[ids]}, {"y": Y[ids]}, len(ids), len(ids))
+        rows = torch.tensor(ids)  # once for both, as in the other loops
+        return Batch({"input": X[rows]}, {"y": Y[rows]}, len(ids), len(ids))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from annotated_types import Gt
 
 from trainkit.errors import Problem
 from trainkit.protocols import Cluster, Engine, Training, World
-from trainkit.strategy._data_parallel import DataParallel
+from trainkit.strategy._data_parallel import WholeModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ddp(DataParallel):
+class Ddp(WholeModel):
     """The whole model on every rank; gradients are averaged once per global batch."""
 
     bucket_cap_mb: Annotated[float, Gt(0)]

@@ -24,6 +24,7 @@ from tests.conformance.pool import Pool
 from tests.unit.strategy import test_engine
 from tests.unit.strategy.test_engine import TRAINING, share
 from trainkit.protocols import World
+from trainkit.strategy._parallelize import sharded
 
 # -------------------------------------------------------------------------------------------- refusals
 
@@ -151,3 +152,23 @@ def test_blocks_are_recomputed_in_bf16_and_what_is_summed_and_kept_is_fp32(
         assert autocast == {True}
         assert kept == {torch.float32}
         assert travels <= wide if strategy == "horovod" else travels and travels <= wide  # Horovod sends by itself
+
+
+def offloads(world: World, name: str) -> bool:
+    """Whether FSDP2 or DeepSpeed, as it stands after the start, keeps its part in host memory."""
+    engine: Any = STRATEGIES[name].build(TRAINING, world)
+    if name.startswith("zero"):
+        return bool(engine._wrapped.zero_offload_optimizer())
+    groups = [part._get_fsdp_state()._fsdp_param_group for part in sharded(engine.model)]
+    return all(param.offload_to_cpu for group in groups for param in group.fsdp_params)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        *(("fsdp", False), ("fsdp-offload", True), ("mesh-offload", True)),
+        *(("zero1", False), ("zero1-offload", True), ("zero2-offload", True), ("zero3-offload", True)),
+    ],
+)
+def test_offloading_is_what_the_framework_is_told(strategy: str, expected: bool, pool: Pool) -> None:
+    assert pool.run(2, on_world, strategy, offloads) == [expected] * 2

@@ -127,7 +127,11 @@ class Meshed(ABC):
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements preflight.Divides."""
         axes = self.axes(ranks)
-        return [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
+        problems = [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
+        if self.splitting().sequence_parallel and axes.tensor > 1 and not shape.sequence:
+            message = "the recipe's plan for the tensor axis does not say where the sequence is divided"
+            problems.append(Problem("strategy.sequence_parallel", True, message, "set it to false"))
+        return problems
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._mesh import MeshWorld

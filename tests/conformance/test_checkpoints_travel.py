@@ -20,11 +20,10 @@ EMA: dict[str, Any] = {"ema": 0.9, "checkpoint": {"every": 5}, "eval_every": 4}
 @pytest.mark.parametrize(
     ("strategy", "ranks"), [("ddp", 1), ("ddp", 2), ("fsdp", 2), ("tensor", 2), ("pipeline-interleaved", 2)]
 )
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
-    strategy: str, ranks: int, dropout: float, pool: Pool, tmp_path: Path
+    strategy: str, ranks: int, pool: Pool, tmp_path: Path
 ) -> None:
-    options = EMA | {"strategy": strategy, "task": DecoderTask(dropout=dropout)}
+    options = EMA | {"strategy": strategy, "task": DecoderTask(dropout=0.2)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert pool.run(ranks, train, str(whole), 1, None, options) == ["done"] * ranks
     fetches_per_step = -(-12 // STRATEGIES[strategy].dp_size(ranks) // 2)

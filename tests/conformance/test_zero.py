@@ -88,7 +88,7 @@ def test_the_ranks_divide_the_writing(pool: Pool) -> None:
     assert first | second == set(torch.nn.Module.state_dict(DecoderTask().build_model()))
 
 
-@pytest.mark.parametrize("name", ["zero2", "zero3", "zero3-offload"])
+@pytest.mark.parametrize("name", ["zero2", "zero3", pytest.param("zero3-offload", marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(name: str, pool: Pool, tmp_path: Path) -> None:
     options = {"strategy": name, "ema": 0.9, "eval_every": 4, "task": DecoderTask(dropout=0.2)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -41,6 +41,7 @@ ZERO3: dict[str, Any] = ZERO | {"offload_parameters": False, "config": str(Path(
 STRATEGIES: dict[str, Strategy] = {
     "local": Local(),
     "ddp": Ddp(bucket_cap_mb=0.02, timeout_s=WAIT),
+    "ddp-one-bucket": Ddp(bucket_cap_mb=25, timeout_s=WAIT),
     "accelerate": Accelerate(config=None, timeout_s=WAIT),
     "horovod": Horovod(fusion_mb=1, timeout_s=WAIT),
     "fsdp": Fsdp(**FSDP),
@@ -111,8 +112,9 @@ WHOLE = [("ddp", 2), ("accelerate", 2), ("horovod", 2)]
 """One cell of each strategy that leaves the model whole."""
 
 DIVIDED = [
-    *(("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)),
-    *(("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4), ("mesh-pipeline-shard", 4)),
+    *(("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2)),
+    *(("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4)),
+    *(("mesh-pipeline-shard", 4), ("mesh-shard-tensor", 4)),
     *(("zero1", 2), ("zero2", 2), ("zero2-offload", 2), ("zero3", 2), ("zero3-kept", 4), ("zero3-offload", 2)),
 ]
 """Every way to divide a model."""

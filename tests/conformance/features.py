@@ -35,6 +35,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
 """The columns, and the words that ask for them. Of a strategy that has keys of its own for offloading, those."""
 
 VARIANTS: dict[str, tuple[str, ...]] = {
+    "ddp": ("strategy.bucket_cap_mb=0.5",),
     "pipeline": ("strategy.schedule=zero_bubble",),
     "mesh": ("strategy.pipeline=3", "strategy.schedule=zero_bubble"),
 }

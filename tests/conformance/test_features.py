@@ -32,6 +32,7 @@ WHOLE, ONE_AXIS = "every rank keeps the whole model on its device", "only what t
 REFUSED = {
     **{(name, "CPU offload"): ("strategy.cpu_offload", WHOLE) for name in ("local", "ddp", "horovod", "accelerate")},
     **{(name, "CPU offload"): ("strategy.cpu_offload", ONE_AXIS) for name in ("tensor", "pipeline")},
+    ("ddp", "compile"): ("train.compile", "buckets of 1 MiB or more"),
     ("zero3", "compile"): ("train.compile", "the hooks with which zero3 gathers"),
     ("pipeline", "compile"): ("train.compile", "strategy.schedule=zero_bubble"),
     ("mesh", "compile"): ("train.compile", "strategy.schedule=zero_bubble"),

@@ -45,7 +45,7 @@ test: $(VENV)/.installed-test
 test-all: test
 	$(BIN)/python -m pytest -m slow
 
-# make golden     write the committed configurations of the recipes anew
+# make golden     write the committed configurations of the recipes, and the README's table of features, anew
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/golden --write-golden
 

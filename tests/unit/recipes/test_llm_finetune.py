@@ -178,6 +178,9 @@ def test_the_plan_of_an_adapted_model_divides_base_and_adapter_on_the_same_side(
     plan, modules = finetune.tensor_plan(smollm2), dict(smollm2.named_modules())
     assert plan is not None
     assert set(plan) <= set(modules)
+    shape = finetune.model_shape()
+    assert shape is not None
+    assert shape.sequence is any(style.startswith("sequence") for style in plan.values())
     layer = "base_model.model.model.layers.3"
     assert {name: style for name, style in plan.items() if name.startswith(f"{layer}.mlp.")} == {
         f"{layer}.mlp.gate_proj.base_layer": "colwise",

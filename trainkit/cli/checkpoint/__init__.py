@@ -14,6 +14,7 @@ from trainkit.errors import ConfigError, Problem
 SUBCOMMANDS = {
     "inspect": ("inspect", "inspect RUN|CHECKPOINT [--tensors]"),
     "verify": ("verify", "verify RUN|CHECKPOINT"),
+    "export": ("exporting", "export RUN|CHECKPOINT DIR [--format safetensors|hf|torch] [--weights model|ema]"),
 }
 """The module of each, and how it is called."""
 

@@ -64,7 +64,7 @@ def write_safetensors(checkpoint: Path, file: Path, averaged: bool) -> int:
         out.write(len(text).to_bytes(8, "little") + text)
         for part in parts(layout, [stored[name] for name in names]):
             for tensor in _read(checkpoint, layout, part).values():
-                out.write(tensor.flatten().view(torch.uint8).numpy())
+                out.write(tensor.flatten().view(torch.uint8).numpy().data)
         out.flush()
         os.fsync(out.fileno())
     return len(names)

@@ -15,6 +15,10 @@ SUBCOMMANDS = {
     "inspect": ("inspect", "inspect RUN|CHECKPOINT [--tensors]"),
     "verify": ("verify", "verify RUN|CHECKPOINT"),
     "export": ("exporting", "export RUN|CHECKPOINT DIR [--format safetensors|hf|torch] [--weights model|ema]"),
+    "import": (
+        "importing",
+        "import SOURCE RUN recipe=NAME [key=value ...] [--format F] [--step N] [--weights-only]",
+    ),
 }
 """The module of each, and how it is called."""
 

@@ -13,10 +13,15 @@ Choices = Mapping[str, Sequence[str] | None]
 
 
 def parse(
-    command: str, words: Sequence[str], count: int, choices: Choices | None = None, flags: Sequence[str] = ()
+    command: str,
+    words: Sequence[str],
+    count: int,
+    choices: Choices | None = None,
+    flags: Sequence[str] = (),
+    more: bool = False,
 ) -> tuple[list[str], dict[str, str]]:
-    """The `count` words without hyphens, and the options given: `--format hf` or `--format=hf`; a flag has the value
-    ''. Raises ConfigError with all that is wrong."""
+    """The `count` words without hyphens (with `more`, at least so many), and the options given: `--format hf` or
+    `--format=hf`; a flag has the value ''. Raises ConfigError with all that is wrong."""
     known, plain, given, wrong = choices or {}, [], {}, []
     left = list(words)
     while left:
@@ -35,7 +40,7 @@ def parse(
                 wrong.append(Problem(name, value, f"should be {' | '.join(allowed or ('a value',))}", hint))
         else:
             wrong.append(Problem("", "", f"there is no option {name} here", suggest(name, [*known, *flags])))
-    if len(plain) != count:
+    if len(plain) < count or (len(plain) > count and not more):
         found = f"there are {len(plain)} ({' '.join(plain)})" if plain else "there are none"
         words_wanted = "1 word is" if count == 1 else f"{count} words are"
         wrong.append(Problem("", "", f"{words_wanted} wanted, {found}", f"checkpoint {SUBCOMMANDS[command][1]}"))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.conformance.cells import STRATEGIES
 from tests.conformance.settings import make
+from tests.conformance.test_frameworks import TiedFrozen
 from trainkit.canonical import trainable
 from trainkit.data.order import Order
 from trainkit.data.plan import Plan
@@ -19,7 +20,7 @@ from trainkit.protocols import Batch
 from trainkit.settings import Settings
 
 STEPS, SAVED = 8, 5
-OPTIONS: dict[str, Any] = {"steps": STEPS, "checkpoint": {"every": None}}
+OPTIONS: dict[str, Any] = {"steps": STEPS, "task": TiedFrozen()}
 
 
 def start(folder: Path) -> tuple[Settings, nn.Module, torch.optim.Optimizer]:

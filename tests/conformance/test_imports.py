@@ -67,11 +67,10 @@ def as_universal(source: Path, target: Path) -> None:
 
 
 def same(a: Foreign, b: Foreign) -> None:
-    """Whether two readings of one state are equal, bit by bit."""
+    """Two readings of one state are equal, bit by bit, in all that was trained. Frozen weights DeepSpeed keeps at some
+    stages in one of the two forms only."""
     assert a.step == b.step == SAVED
-    assert a.weights.keys() == b.weights.keys()
     assert {name: set(kept) for name, kept in a.moments.items()} == {n: set(kept) for n, kept in b.moments.items()}
-    for name, tensor in a.weights.items():
-        assert torch.equal(tensor(), b.weights[name]()), name
     for name, kept in a.moments.items():
+        assert torch.equal(a.weights[name](), b.weights[name]()), name
         assert all(torch.equal(value(), b.moments[name][key]()) for key, value in kept.items()), name

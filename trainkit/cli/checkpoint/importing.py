@@ -86,14 +86,21 @@ def bring(settings: Settings, source: Path, chosen: str, step: int | None, weigh
 
 
 def position(settings: Settings, step: int) -> int:
-    """The samples that a run of these settings has consumed after `step` steps."""
+    """The samples that a run of these settings has consumed after `step` steps. Raises ConfigError if it has no more
+    steps than that."""
     from trainkit import main as rank
     from trainkit.data.order import Order
     from trainkit.data.plan import Plan
 
-    rank.seed_host(settings.train.seed)
-    order = Order(len(settings.recipe.build_data().train), settings.train.seed)
-    return Plan(order, settings.train.global_batch, None, 0, 1).samples_after(step)
+    train = settings.train
+    rank.seed_host(train.seed)
+    order = Order(len(settings.recipe.build_data().train), train.seed)
+    plan = Plan(order, train.global_batch, None, 0, 1)
+    total = plan.total_steps(train.steps, train.epochs)
+    if step >= total:
+        found = f"the run would be at its end: it goes on at step {step}, and ends after {total}"
+        raise ConfigError([Problem("train.steps", train.steps, found, "give it more steps, or choose --step")])
+    return plan.samples_after(step)
 
 
 def read(source: Path, chosen: str, trained: Trained | None) -> Foreign:

@@ -155,6 +155,14 @@ def test_moments_come_along_and_the_run_goes_on_where_the_source_was(groups: int
     assert read_trainer(mine / "run/checkpoints/step_6")["progress"]["samples"] == 20
 
 
+def test_a_run_that_would_have_nothing_left_to_do_is_not_made(mine: Path, capsys: Capture) -> None:
+    torch.save({"model": weights(), "optimizer": adamw(), "step": 9}, "some.pt")
+    text = brought(capsys, "some.pt", code=2)
+    assert "train.steps=9: the run would be at its end: it goes on at step 9, and ends after 9" in text
+    brought(capsys, "some.pt", "train.steps=10")
+    assert committed(mine / "run/checkpoints") == [9]
+
+
 def test_names_in_the_optimizers_groups_are_believed(mine: Path, capsys: Capture) -> None:
     state = adamw(names=["yes"])
     state["param_groups"][0]["param_names"].reverse()

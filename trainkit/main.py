@@ -161,6 +161,9 @@ def training(settings: Settings) -> Training:
 
 def about(settings: Settings, ranks: int) -> dict[str, object]:
     """What a checkpoint says of the run that wrote it."""
+    import torch
+
+    from trainkit import __version__
     from trainkit.settings import fixed_keys
 
     return {
@@ -168,4 +171,5 @@ def about(settings: Settings, ranks: int) -> dict[str, object]:
         "fixed": fixed_keys(settings),
         "strategy": type(settings.strategy).__name__.lower(),
         "ranks": ranks,
+        "versions": {"trainkit": __version__, "torch": str(torch.__version__)},
     }

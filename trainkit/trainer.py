@@ -219,7 +219,7 @@ class Trainer:
         if checkpoint is None:
             raise CheckpointError(f"nothing to export: there is no checkpoint in {self.store.folder}")
         if self.world.rank == 0:
-            export(self.settings, self.store, checkpoint, self.folder.model)
+            export(self.settings, self.store, checkpoint, self.folder.model, self.train.ema is not None)
         self.world.barrier()
 
     # ----------------------------------------------------------------------------------------- events

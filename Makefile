@@ -54,6 +54,7 @@ bench: $(VENV)/.installed-test
 	$(PIP) install -c constraints.txt -e '.[llm,vision,test,bench]'
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/strategies.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -60,37 +60,6 @@ def share_of(world: Any, micro_batch: int) -> tuple[list[Batch], float]:
     return share, source.fetch(range(12)).weight
 
 
-def reductions(strategy: str) -> list[int]:
-    """How many tensors this rank sends in global batches of 3, 1 and 6 micro-batches."""
-    world, engine = engine_of(strategy)
-    sent: list[int] = []
-    if strategy == "horovod":
-        from horovod.torch import optimizer
-
-        reduce = optimizer.allreduce_async_
-        optimizer.allreduce_async_ = lambda *a, **k: (sent.append(1), reduce(*a, **k))[1]
-    else:
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
-        engine._wrapped.register_comm_hook(None, lambda s, bucket: (sent.append(1), allreduce_hook(s, bucket))[1])
-    counts = []
-    for micro_batch in (2, 6, 1):
-        sent.clear()
-        engine.forward_backward(*share_of(world, micro_batch))
-        engine.update(1e-3)
-        counts.append(len(sent))
-    if strategy == "horovod":
-        optimizer.allreduce_async_ = reduce
-    world.close()
-    return counts
-
-
-def test_gradients_are_synchronised_once_however_many_micro_batches_there_are(pool: Pool) -> None:
-    parameters = len(list(DecoderTask().build_model().parameters()))
-    assert pool.run(2, reductions, "horovod") == [[parameters] * 3] * 2
-    assert pool.run(2, reductions, "accelerate") == [[1] * 3] * 2  # all of this model fits into one bucket
-
-
 def discarded(strategy: str) -> bool:
     """Whether a discarded global batch leaves neither a trace in the weights nor a gradient on its way."""
     world, engine = engine_of(strategy)

@@ -70,7 +70,7 @@ def bring(settings: Settings, source: Path, chosen: str, step: int | None, weigh
     rank.prepare(settings)
     world = Solo(device=torch.device("cpu"))
     training = replace(rank.training(settings), activation_checkpointing=False, compile=False)
-    model = task_model(training)
+    model = task_model(training, world)
     state = SpmdEngine(training, model, model, world).state_dict()
     foreign = read(source, chosen, None if weights_only else {name: p.shape for name, p in trainable(model)})
     if weights_only:

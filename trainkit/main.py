@@ -161,11 +161,11 @@ def training(settings: Settings) -> Training:
 
 def about(settings: Settings, ranks: int) -> dict[str, object]:
     """What a checkpoint says of the run that wrote it."""
-    from trainkit.settings import fixed_keys
+    from trainkit.settings import fixed_keys, name_of
 
     return {
         "recipe": settings.name,
         "fixed": fixed_keys(settings),
-        "strategy": type(settings.strategy).__name__.lower(),
+        "strategy": name_of(settings.strategy),
         "ranks": ranks,
     }

@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from trainkit.errors import TrainkitError
 
 if TYPE_CHECKING:
@@ -32,6 +35,11 @@ def agree(world: World, facts: Mapping[str, str], title: str, hint: str) -> None
     if len(odd) > 1:
         who += f" and {len(odd) - 1} more ({', '.join(map(str, odd[1:9]))}{', ...' if len(odd) > 9 else ''})"
     raise TrainkitError("\n    ".join([f"{title}: {who} against the others", *told, hint]))
+
+
+def bits(tensor: Tensor) -> memoryview:
+    """The bytes of `tensor`, not copied if it is contiguous and on the CPU: what a checksum is made of."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _differences(odd: int, usual: int, everybody: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:

@@ -29,7 +29,7 @@ from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
 from trainkit.secrets import flat
-from trainkit.settings import Settings
+from trainkit.settings import Settings, name_of
 from trainkit.tracker.follower import Follower, Status
 
 POLL_S = 0.1
@@ -162,8 +162,8 @@ def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, 
         "trainkit.version": __version__,
         "trainkit.run_dir": str(folder.root),
         "recipe": settings.name,
-        "strategy": type(settings.strategy).__name__.lower(),
-        "launcher": type(settings.launcher).__name__.lower(),
+        "strategy": name_of(settings.strategy),
+        "launcher": name_of(settings.launcher),
         "ranks": str(cluster.ranks),
         "host": socket.gethostname(),
     }

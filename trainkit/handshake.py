@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 
 import trainkit
-from trainkit.agreement import agree
+from trainkit.agreement import agree, bits
 from trainkit.errors import TrainkitError
 from trainkit.secrets import flat
+from trainkit.settings import name_of
 
 if TYPE_CHECKING:
     from trainkit.protocols import Data, Source, World
@@ -31,7 +32,7 @@ def shake_hands(settings: Settings, data: Data, world: World) -> None:
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if world.size != expected:
         raise TrainkitError(
-            f"the launcher started {expected} ranks, but strategy={_name(settings.strategy)} joined a group of "
+            f"the launcher started {expected} ranks, but strategy={name_of(settings.strategy)} joined a group of "
             f"{world.size}\n    ranks that do not know of each other would train {expected} models"
         )
     if world.size == 1:
@@ -57,7 +58,7 @@ def shake_hands(settings: Settings, data: Data, world: World) -> None:
     )
     agree(
         world,
-        _fingerprint("train", data.train) | (_fingerprint("heldout", data.heldout) if data.heldout else {}),
+        _fingerprint("train", data.train) | (_fingerprint("heldout", data.heldout) if data.heldout is not None else {}),
         "the ranks have different data",
         "build_data() and fetch() may depend on nothing but the recipe's keys and the sample ids; files must be equal",
     )
@@ -67,17 +68,13 @@ def shake_hands(settings: Settings, data: Data, world: World) -> None:
         wrong = next(seat for seat in sorted({*seats, *range(world.dp_size)}) if seats[seat] != each)
         raise TrainkitError(
             f"{seats[wrong]} of {world.size} ranks say that they read share {wrong} of {world.dp_size} of the data; "
-            f"{each} should\n    this is a fault of strategy={_name(settings.strategy)}"
+            f"{each} should\n    this is a fault of strategy={name_of(settings.strategy)}"
         )
-
-
-def _name(component: object) -> str:
-    return type(component).__name__.lower()
 
 
 def _configuration(settings: Settings) -> dict[str, str]:
     """Every key with its value, and of which class each component is."""
-    classes = {field.name: _name(getattr(settings, field.name)) for field in fields(settings)}
+    classes = {field.name: name_of(getattr(settings, field.name)) for field in fields(settings)}
     return classes | dict(flat(asdict(settings)))
 
 
@@ -90,6 +87,6 @@ def _fingerprint(name: str, source: Source) -> dict[str, str]:
     for kind in (batch.inputs, batch.targets):
         for key, tensor in sorted(kind.items()):
             seen.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            seen.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            seen.update(bits(tensor))
     seen.update(f"{batch.weight} {batch.tokens}".encode())
     return {f"{name} samples": str(size), f"{name} samples {ids}": f"checksum {seen.hexdigest()[:12]}"}

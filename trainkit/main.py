@@ -164,12 +164,12 @@ def about(settings: Settings, ranks: int) -> dict[str, object]:
     import torch
 
     from trainkit import __version__
-    from trainkit.settings import fixed_keys
+    from trainkit.settings import fixed_keys, name_of
 
     return {
         "recipe": settings.name,
         "fixed": fixed_keys(settings),
-        "strategy": type(settings.strategy).__name__.lower(),
+        "strategy": name_of(settings.strategy),
         "ranks": ranks,
         "versions": {"trainkit": __version__, "torch": str(torch.__version__)},
     }

@@ -26,7 +26,7 @@ from trainkit.metrics import Meter, MetricLog
 from trainkit.protocols import Batch, Data, Engine, World
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, truncate_after
-from trainkit.settings import Settings
+from trainkit.settings import Settings, name_of
 
 Outcome = Literal["done", "stopped"]
 
@@ -232,7 +232,7 @@ class Trainer:
         parameters, trainable = self.engine.size()
         return {
             "attempt": self.store.attempt,
-            "strategy": type(self.settings.strategy).__name__.lower(),
+            "strategy": name_of(self.settings.strategy),
             "ranks": self.world.size,
             "device": self.world.device.type,
             "parameters": parameters,

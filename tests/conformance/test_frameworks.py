@@ -108,14 +108,14 @@ def test_horovod_refuses_a_parameter_that_nothing_uses(pool: Pool) -> None:
 
 
 class Normed(DecoderTask):
-    """Running statistics behind the tokens, and weights that differ from rank to rank."""
+    """Running statistics behind the tokens, which differ from rank to rank."""
 
     def build_model(self) -> nn.Module:
         model = super().build_model()
         if isinstance(model, Decoder):
-            model.norm = nn.Sequential(_Statistics(self.width), model.norm)  # type: ignore[assignment]
-            with torch.no_grad():
-                model.tokens.weight += int(os.environ["RANK"])
+            statistics = _Statistics(self.width)
+            statistics.running_var += int(os.environ["RANK"])  # type: ignore[operator]
+            model.norm = nn.Sequential(statistics, model.norm)  # type: ignore[assignment]
             model.places.to(torch.bfloat16).requires_grad_(False)
         return model
 
@@ -127,10 +127,10 @@ class _Statistics(nn.BatchNorm1d):
 
 def state_after_a_step(strategy: str) -> dict[str, torch.Tensor]:
     world, engine = engine_of(strategy, task=Normed())
-    start = engine.model.tokens.weight.detach().clone()
+    start = engine.model.norm[0].running_var.clone()
     engine.forward_backward(*share_of(world, 3))
     engine.update(1e-3)
-    state = {"start": start, **{n: t.clone() for n, t in engine.model.state_dict().items()}}
+    state = {"running_var at the start": start, **{n: t.clone() for n, t in engine.model.state_dict().items()}}
     world.close()
     return {name: t.float() for name, t in state.items()}
 

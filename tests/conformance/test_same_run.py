@@ -32,6 +32,14 @@ def same_run(folder: Path, reference: Path, loss: float, weights: float) -> None
             assert error < weights, name
 
 
+def same_averages(folder: Path, reference: Path, weights: float) -> None:
+    ours, theirs = tensors(folder, 20), tensors(reference, 20)
+    averages = [name for name in theirs if name.startswith("ema.")]
+    assert averages
+    for name in averages:
+        assert (ours[name] - theirs[name]).norm() / theirs[name].norm() < weights, name
+
+
 def test_the_reference_is_clipped_and_learns(reference: Path) -> None:
     rows = curve(reference)
     assert max(r["grad_norm"] for r in rows) > 0.5
@@ -112,11 +120,7 @@ def with_everything(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def same_with_everything(folder: Path, with_everything: Path) -> None:
     same_run(folder, with_everything, 1e-5, 1e-4)
-    ours, theirs = tensors(folder, 20), tensors(with_everything, 20)
-    averages = [name for name in theirs if name.startswith("ema.")]
-    assert averages
-    for name in averages:
-        assert (ours[name] - theirs[name]).norm() / theirs[name].norm() < 1e-4, name
+    same_averages(folder, with_everything, 1e-4)
     evaluated = [[r["eval_loss"] for r in curve(f) if "eval_loss" in r] for f in (folder, with_everything)]
     assert len(evaluated[0]) == 7
     assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-5)

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import zlib
 
-import torch
 from torch import Tensor, nn
 
-from trainkit.agreement import agree
+from trainkit.agreement import agree, bits
 from trainkit.protocols import World
 
 
@@ -24,5 +23,4 @@ def same_start(model: nn.Module, world: World) -> None:
 
 def _checksum(parameter: Tensor) -> str:
     """Of the bits; ten times as fast as an exact sum, and the same for any number of threads."""
-    values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return f"checksum {zlib.crc32(values.numpy().data):08x}"
+    return f"checksum {zlib.crc32(bits(parameter)):08x}"

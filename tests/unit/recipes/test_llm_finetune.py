@@ -110,7 +110,10 @@ def test_a_base_model_without_a_chat_template_gets_a_plain_one_and_keeps_it(
     assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template == tokenizer.chat_template
 
 
-def test_what_cannot_be_is_refused_by_name(finetune: LlmFinetune, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_by_name(
+    finetune: LlmFinetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # `make run` leaves such a folder in the checkout
     assert not finetune.problems()
     assert [p.key for p in replace(finetune, model="./nowhere").problems()] == ["recipe.model"]
     assert [p.key for p in replace(finetune, model="runs/first/model").problems()] == ["recipe.model"]

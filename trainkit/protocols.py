@@ -96,14 +96,16 @@ class Data:
 class ModelShape:
     """What is known of a model before it is built.
 
-    layers    how many repeated layers there are, which is what Task.blocks gives
-    heads     the numbers of attention heads: of queries, and of keys and values where they have fewer
-    sequence  how many elements every sample's sequence has, where Task.sequence_part divides it
+    layers             how many repeated layers there are, which is what Task.blocks gives
+    heads              the numbers of attention heads: of queries, and of keys and values where they have fewer
+    sequence_length    how many elements every sample's sequence has, where Task.sequence_part divides it
+    sequence_parallel  whether its tensor plan may say where the sequence is divided
     """
 
     layers: int
     heads: tuple[int, ...]
-    sequence: int | None = None
+    sequence_length: int | None = None
+    sequence_parallel: bool = True
 
 
 class Task(ABC):

@@ -87,7 +87,7 @@ class DecoderTask(Task):
         return Data(Copies(self.samples, 1), Copies(self.heldout, 2) if self.heldout else None)
 
     def model_shape(self) -> ModelShape:
-        return ModelShape(layers=self.layers, heads=(HEADS,), sequence=LENGTH)
+        return ModelShape(layers=self.layers, heads=(HEADS,), sequence_length=LENGTH)
 
     def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
         here = slice(part * LENGTH // parts, (part + 1) * LENGTH // parts)

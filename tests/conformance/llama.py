@@ -50,7 +50,7 @@ class LlamaTask(Task):
         return cross_entropy(output.logits.flatten(0, 1).float(), labels, ignore_index=-100, reduction="sum")
 
     def model_shape(self) -> ModelShape:
-        return ModelShape(layers=2, heads=(4, 2), sequence=LENGTH)
+        return ModelShape(layers=2, heads=(4, 2), sequence_length=LENGTH)
 
     def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
         return _hf.sequence_part(batch, part, parts)

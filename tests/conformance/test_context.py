@@ -147,7 +147,7 @@ def test_sequences_that_do_not_divide_and_a_pipeline_are_refused_before_launch()
         found = Mesh(**MESH | {"context": size}).model_problems(shape, size)
         assert bool(found) != fits
         assert all((p.key, p.hint) == ("strategy.context", "sizes that fit: 1, 2, 3, 4, 6") for p in found)
-    (problem,) = Mesh(**MESH | {"context": 2}).model_problems(replace(shape, sequence=None), 2)
+    (problem,) = Mesh(**MESH | {"context": 2}).model_problems(replace(shape, sequence_length=None), 2)
     assert "does not say how its sequences are divided" in problem.message
     cluster = Cluster(hosts=1, ranks=4, gpus=0, cores=8)
     assert [p.key for p in Mesh(**MESH | {"context": 2, "pipeline": 2}).problems(cluster)] == ["strategy.context"]

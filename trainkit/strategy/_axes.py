@@ -88,7 +88,7 @@ class Axes:
     def model_problems(self, shape: ModelShape) -> Sequence[Problem]:
         """What of a model of that shape does not divide: each tensor rank has whole heads, each context rank as much of
         a sequence as the others."""
-        problems = [*self.sequence_problems(shape.sequence)]
+        problems = [*self.sequence_problems(shape.sequence_length)]
         if heads := [n for n in dict.fromkeys(shape.heads) if n % self.tensor]:
             counts = " and ".join(str(n) for n in heads)
             fitting = [n for n in range(1, gcd(*shape.heads) + 1) if not gcd(*shape.heads) % n]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -69,8 +69,17 @@ class Staging:
         return [Problem("strategy", f"pipeline {ranks} x {self.virtual_stages}", message, hint)]
 
 
+NO_OFFLOAD: Mapping[str, tuple[str, str]] = {
+    "cpu_offload": (
+        "only what the shard axis divides can wait in host memory",
+        "set strategy=mesh, which has that axis too",
+    )
+}
+"""preflight.Lacking of the strategies that are one axis, and another one than `shard`."""
+
+
 class Meshed(ABC):
-    """Implements protocols.Strategy from the axes and how each of them works."""
+    """Implements protocols.Strategy and preflight.Configured from the axes and how each of them works."""
 
     timeout_s: float
 
@@ -123,12 +132,21 @@ class Meshed(ABC):
         if self.axes(cluster.ranks).context > 1:
             why = "a compiled block would pass over the gathering of keys and values that strategy.context needs"
             claims.append(Claim(key="train.compile", values=(False,), said=why, otherwise="set strategy.context=1"))
+        if self.staging().schedule == "zero_bubble" and self.axes(cluster.ranks).pipeline > 1:
+            why = "torch cannot split the backward of a compiled block, as strategy.schedule=zero_bubble does"
+            claims.append(
+                Claim(key="train.compile", values=(False,), said=why, otherwise="choose strategy.schedule=1f1b")
+            )
         return claims
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements preflight.Divides."""
         axes = self.axes(ranks)
-        return [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
+        problems = [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
+        if self.splitting().sequence_parallel and axes.tensor > 1 and not shape.sequence_parallel:
+            message = "the recipe's plan for the tensor axis does not say where the sequence is divided"
+            problems.append(Problem("strategy.sequence_parallel", True, message, "set it to false"))
+        return problems
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._mesh import MeshWorld

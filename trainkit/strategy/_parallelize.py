@@ -73,11 +73,11 @@ def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, opti
     With train.precision=bf16, too, gathered weights are fp32, which autocast rounds for its matrices. torch's
     MixedPrecisionPolicy would have norms and embeddings in bf16 as well, which autocast computes in fp32: the residual
     stream would be bf16, and torch 2.13 refuses such a norm on the CPU. So it is the gather that rounds."""
-    wanted = options.sharding
+    wanted, on_gpu = options.sharding, world.device.type == "cuda"
     common: dict[str, Any] = {
         "mesh": world.data_mesh(),
         "mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False),
-        "offload_policy": CPUOffloadPolicy() if wanted.cpu_offload and world.device.type != "cpu" else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=on_gpu) if wanted.cpu_offload else OffloadPolicy(),
     }
     for block in blocks:
         if next(block.parameters(), None) is not None:

@@ -6,13 +6,14 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.canonical import wildcard
 from trainkit.errors import Problem, TrainkitError
 from trainkit.parts import Parts
-from trainkit.protocols import ModelShape, Say
+from trainkit.protocols import Batch, ModelShape, Say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,6 +85,18 @@ SEQUENCE = {
     "model.layers.*.mlp": "sequence_gather_input",
     "model.norm": "sequence_gather_output",
 }
+
+
+def sequence_part(batch: Batch, part: int, parts: int) -> Batch:
+    """As Task.sequence_part, of a decoder: ids (samples, tokens) and labels alike."""
+    import torch
+
+    ids, labels = batch.inputs["input_ids"], batch.targets["labels"]
+    length = ids.shape[1] // parts
+    here = slice(part * length, (part + 1) * length)
+    places = torch.arange(here.start, here.stop).expand(len(ids), -1)
+    inputs = {"input_ids": ids[:, here], "position_ids": places}
+    return replace(batch, inputs=inputs, targets={"labels": labels[:, here]})
 
 
 def model_shape(folder: Path) -> ModelShape | None:

@@ -153,7 +153,10 @@ class LlmPretrain(Task):
         if self.size not in SIZES:
             return None
         _, layers, heads, kv_heads, _ = self.shape()
-        return ModelShape(layers=layers, heads=(heads, kv_heads))
+        return ModelShape(layers=layers, heads=(heads, kv_heads), sequence_length=self.seq_len)
+
+    def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
+        return _hf.sequence_part(batch, part, parts)
 
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         plan = super().tensor_plan(model)

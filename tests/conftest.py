@@ -15,6 +15,6 @@ settings.load_profile("trainkit")
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    pool = Pool(4)
+    pool = Pool(8)
     yield pool
     pool.close()

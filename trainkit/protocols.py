@@ -78,7 +78,6 @@ class Source(Protocol):
 
     def fetch(self, ids: Sequence[int]) -> Batch:
         """The samples `ids` (each in [0, len)) as one batch on the CPU. Must depend on nothing but ids."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +95,16 @@ class Data:
 class ModelShape:
     """What is known of a model before it is built.
 
-    layers  how many repeated layers there are, which is what Task.blocks gives
-    heads   the numbers of attention heads: of queries, and of keys and values where they have fewer
+    layers             how many repeated layers there are, which is what Task.blocks gives
+    heads              the numbers of attention heads: of queries, and of keys and values where they have fewer
+    sequence_length    how many elements every sample's sequence has, where Task.sequence_part divides it
+    sequence_parallel  whether its tensor plan may say where the sequence is divided
     """
 
     layers: int
     heads: tuple[int, ...]
+    sequence_length: int | None = None
+    sequence_parallel: bool = True
 
 
 class Task(ABC):
@@ -156,6 +159,11 @@ class Task(ABC):
         plan: Mapping[str, Any] | None = getattr(model, "tp_plan", None)
         return plan
 
+    def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
+        """Part `part` of `parts` equal, consecutive parts of the sequences in `batch`, whose inputs say where they are;
+        weight and tokens stay the whole's. For a context axis, where model_shape() gives the length of a sequence."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its sequences are divided")
+
     def pipeline(self, model: nn.Module) -> Parts | None:
         """How `model` is cut into the stages of a pipeline; None: it cannot be."""
         return None
@@ -190,7 +198,6 @@ class Schedule(Protocol):
 
     def factor(self, step: int, total: int) -> float:
         """The factor in [0, 1] of step `step` (0-based) out of `total`."""
-        ...
 
     def problems(self, total: int | None) -> Sequence[Problem]: ...
 
@@ -219,7 +226,6 @@ class Ranks(Protocol):
 
     def gather(self, value: Any) -> list[Any]:
         """One small picklable object per rank, in rank order, on every rank. Collective."""
-        ...
 
 
 class World(Ranks, Protocol):
@@ -236,18 +242,18 @@ class World(Ranks, Protocol):
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over the data-parallel ranks; host memory, no device sync. Collective."""
-        ...
 
     def reduce(self, value: Tensor) -> Tensor:
         """Sum of a device tensor over the data-parallel ranks, in place. Collective."""
-        ...
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        """A device tensor of the first data-parallel rank that holds this part of the model, in place. Collective."""
 
     def barrier(self) -> None: ...
 
     def apart(self) -> Ranks:
         """The same ranks over connections of their own: a thread may use them while another uses this world's.
         Collective."""
-        ...
 
     def close(self) -> None: ...
 
@@ -272,32 +278,25 @@ class Engine(Protocol):
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
         """Gradients of (loss sum / weight). `share`: this rank's micro-batches, equally many on every rank;
         `weight`: counted elements of the WHOLE global batch. Returns this rank's loss sum (device, detached)."""
-        ...
 
     def update(self, lr: float) -> Tensor:
         """Clip by the true global norm, step, zero. Returns that norm before clipping (device, detached)."""
-        ...
 
     def discard(self) -> None:
         """Drop the gradients of a bad step."""
-        ...
 
     def size(self) -> tuple[int, int]:
         """How many parameters the whole model has, and how many of them are trained."""
-        ...
 
     def evaluate(self, share: Iterable[Batch]) -> tuple[dict[str, Tensor], float]:
         """This rank's sums of the task's metrics (device) and the weight they add up to; with the averaged weights
         where there are some."""
-        ...
 
     def sample(self) -> str | None:
         """The task's sample with the weights that evaluate() uses."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Canonical: model.NAME, optimizer.NAME.MOMENT, ema.NAME; full tensors or DTensors."""
-        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -308,15 +307,12 @@ class Strategy(Protocol):
 
     def ranks(self, cluster: Cluster) -> int:
         """What launcher.ranks=auto means: how many ranks this strategy would use on `cluster`."""
-        ...
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         """Pure; runs before launch; `cluster.ranks` is the number asked for."""
-        ...
 
     def dp_size(self, ranks: int) -> int:
         """How many of `ranks` ranks read different samples."""
-        ...
 
     def connect(self, device: str) -> World: ...
 
@@ -331,15 +327,12 @@ class Job(Protocol):
 
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
-        ...
 
     def stop(self) -> None:
         """Ask all ranks to save and leave."""
-        ...
 
     def kill(self) -> None:
         """End it at once."""
-        ...
 
 
 @runtime_checkable
@@ -350,13 +343,11 @@ class Launcher(Protocol):
 
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
         """What there is to run on, 'auto' resolved by the strategy; no GPUs where train.device=cpu. Without torch."""
-        ...
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]: ...
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> Job:
         """Start the ranks on the run folder `run`, whose config.yaml is resolved."""
-        ...
 
 
 # -------------------------------------------------------------------------------------------- tracker
@@ -377,7 +368,6 @@ class TrackerSession(Protocol):
 
     def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows of metrics.jsonl, in order."""
-        ...
 
     def artifact(self, path: Path) -> None: ...
 
@@ -385,7 +375,6 @@ class TrackerSession(Protocol):
 
     def where(self) -> str:
         """One line: where a person looks at this run, and how."""
-        ...
 
 
 @runtime_checkable
@@ -396,4 +385,3 @@ class Tracker(Protocol):
 
     def open(self, info: RunInfo) -> TrackerSession | None:
         """Create or continue the run of this folder; None where nothing is tracked."""
-        ...

@@ -25,7 +25,7 @@ def test_the_seams() -> None:
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
         *("Cluster", "Ranks", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
     }
-    assert defined(preflight) == {"Claim", "Configured", "Divides"}
+    assert defined(preflight) == {"Claim", "Configured", "Divides", "Lacking"}
 
 
 def defined(module: ModuleType) -> set[str]:
@@ -37,7 +37,7 @@ def test_what_a_recipe_fills_in() -> None:
     methods = {n for n, v in vars(protocols.Task).items() if callable(v) and not n.startswith("_")}
     assert methods == {
         *("build_model", "build_data", "loss", "metrics", "problems", "prepare", "blocks", "sample", "export"),
-        *("model_shape", "tensor_plan", "pipeline"),
+        *("model_shape", "tensor_plan", "sequence_part", "pipeline"),
     }
 
 
@@ -69,4 +69,4 @@ def test_the_exit_codes() -> None:
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "mlflow"]
+    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "checkpoint", "mlflow"]

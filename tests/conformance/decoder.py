@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,11 +41,12 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(width, dropout) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCAB, bias=False)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.decode(self.embed(ids))
+    def forward(self, ids: Tensor, first: Tensor | None = None) -> Tensor:
+        """`first`: the place of the first of `ids` in their sequence."""
+        return self.decode(self.embed(ids, 0 if first is None else int(first)))
 
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.tokens(ids) + self.places.weight[: ids.shape[1]]  # type: ignore[no-any-return]
+    def embed(self, ids: Tensor, first: int = 0) -> Tensor:
+        return self.tokens(ids) + self.places.weight[first : first + ids.shape[1]]  # type: ignore[no-any-return]
 
     def decode(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -86,7 +87,12 @@ class DecoderTask(Task):
         return Data(Copies(self.samples, 1), Copies(self.heldout, 2) if self.heldout else None)
 
     def model_shape(self) -> ModelShape:
-        return ModelShape(layers=self.layers, heads=(HEADS,))
+        return ModelShape(layers=self.layers, heads=(HEADS,), sequence_length=LENGTH)
+
+    def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
+        here = slice(part * LENGTH // parts, (part + 1) * LENGTH // parts)
+        inputs = {"ids": batch.inputs["ids"][:, here], "first": torch.tensor(here.start)}
+        return replace(batch, inputs=inputs, targets={"labels": batch.targets["labels"][:, here]})
 
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any]:
         return {

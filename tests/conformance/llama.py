@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from recipes import _hf
 from tests.conformance.decoder import LENGTH, VOCAB, Copies
 from trainkit.parts import Parts
-from trainkit.protocols import Batch, Data, Task
+from trainkit.protocols import Batch, Data, ModelShape, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,12 @@ class LlamaTask(Task):
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
         labels = targets["labels"].flatten()
         return cross_entropy(output.logits.flatten(0, 1).float(), labels, ignore_index=-100, reduction="sum")
+
+    def model_shape(self) -> ModelShape:
+        return ModelShape(layers=2, heads=(4, 2), sequence_length=LENGTH)
+
+    def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
+        return _hf.sequence_part(batch, part, parts)
 
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         plan = super().tensor_plan(model)

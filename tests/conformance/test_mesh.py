@@ -1,8 +1,7 @@
-"""What only shows where a model is divided: places in the mesh, norms over parts, memory, collectives, tied weights."""
+"""What only shows where a model is divided: places in the mesh, norms over parts, what the switches divide."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conformance import engines
 from tests.conformance.decoder import DecoderTask
-from tests.conformance.engines import Counted, on_world
+from tests.conformance.engines import on_world
 from tests.conformance.pool import Pool
 from tests.unit.strategy.test_engine import TRAINING, share
 from trainkit.errors import ConfigError, TrainkitError
@@ -28,28 +28,34 @@ engine_of = partial(engines.engine_of, MeshEngine)
 # ------------------------------------------------------------------------------------------------ world
 
 
-def sums(world: World, name: str) -> tuple[int, int, list[float], float, list[int]]:
+def sums(world: World, name: str) -> tuple[int, int, list[float], float, list[int], float]:
     stop = world.rank == world.size - 1
     reduced = world.reduce(torch.tensor(float(world.dp_rank + 1))).item()
-    return world.dp_rank, world.dp_size, world.total([world.dp_rank + 1, stop]), reduced, world.gather(world.rank)
+    first = world.broadcast(torch.tensor(float(world.rank))).item()
+    total = world.total([world.dp_rank + 1, stop])
+    return world.dp_rank, world.dp_size, total, reduced, world.gather(world.rank), first
 
 
 @pytest.mark.parametrize(
-    ("name", "dp_ranks"),
+    ("name", "dp_ranks", "firsts"),
     [
-        ("fsdp", [0, 1, 2, 3]),
-        ("tensor", [0, 0, 0, 0]),
-        ("mesh-shard-tensor", [0, 0, 1, 1]),
-        ("mesh-replicas-tensor", [0, 0, 1, 1]),
-        ("mesh-replicas-shard", [0, 1, 2, 3]),
+        ("fsdp", [0, 1, 2, 3], [0, 0, 0, 0]),
+        ("tensor", [0, 0, 0, 0], [0, 1, 2, 3]),
+        ("mesh-shard-tensor", [0, 0, 1, 1], [0, 1, 0, 1]),
+        ("mesh-replicas-tensor", [0, 0, 1, 1], [0, 1, 0, 1]),
+        ("mesh-replicas-shard", [0, 1, 2, 3], [0, 0, 0, 0]),
     ],
 )
-def test_ranks_that_read_the_same_samples_count_once(name: str, dp_ranks: list[int], pool: Pool) -> None:
+def test_ranks_that_read_the_same_samples_count_once(
+    name: str, dp_ranks: list[int], firsts: list[int], pool: Pool
+) -> None:
+    """And of those that hold the same part of the model, the first gives its tensors to the others."""
     found = pool.run(4, on_world, name, sums)
     size = len(set(dp_ranks))
     once = sum(range(1, size + 1))
     assert [dp_rank for dp_rank, *_ in found] == dp_ranks
-    for _, dp_size, (total, stop), reduced, ranks in found:
+    assert [first for *_, first in found] == firsts
+    for _, dp_size, (total, stop), reduced, ranks, _ in found:
         assert (dp_size, total, reduced, ranks) == (size, once, once, [0, 1, 2, 3])
         assert stop  # asked of one rank, which may be any
 
@@ -87,39 +93,47 @@ def test_the_norm_is_that_of_the_whole_gradient(name: str, kinds: int, pool: Poo
         assert len(layouts) == kinds  # plain tensors and DTensors, or DTensors of two meshes, are in play
 
 
-# ---------------------------------------------------------------------------------- memory, collectives
+# -------------------------------------------------------------------------------------------- switches
 
 
-def held(world: World, name: str) -> tuple[int, int]:
-    """Elements of weights and moments on this rank, and of the whole model."""
-    engine = engine_of(world, name, replace(TRAINING, task=DecoderTask(width=64, layers=4)))
-    state = engine.state_dict()
-    moments = [t for s in state["optimizer"].values() for key, t in s.items() if key != "step"]
-    parts = [local(t).numel() for t in [*state["model"].values(), *moments]]
-    return sum(parts), engine.size()[0]
+Message = tuple[torch.dtype, int]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_every_rank_holds_its_part_of_weights_and_moments(ranks: int, pool: Pool) -> None:
-    for elements, whole in pool.run(ranks, on_world, "fsdp", held):
-        assert elements == pytest.approx(3 * whole / ranks, rel=0.05)
+class Sent(TorchDispatchMode):
+    """Dtype and bytes of what this rank gives to each gather, and to each sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gathers: list[Message] = []
+        self.sums: list[Message] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kinds = {"c10d::_allgather_base_": self.gathers, "c10d::_reduce_scatter_base_": self.sums}
+        if (messages := kinds.get(op.name())) is not None:
+            messages.append((args[1].dtype, args[1].nbytes))
+        return op(*args, **(kwargs or {}))
 
 
-def collectives(world: World, name: str, micro_batches: int) -> Counter[str]:
-    engine = engine_of(world, name)
-    with Counted() as counted:
-        engine.forward_backward(share(*[2] * micro_batches), 1.0)
-    return counted.counts
+def traffic(world: World, name: str) -> tuple[list[Message], list[Message]]:
+    """Of two micro-batches."""
+    engine = engine_of(world, name, replace(TRAINING, precision="bf16"))
+    with Sent() as sent:
+        engine.forward_backward(share(2, 2), 1.0)
+    return sent.gathers, sent.sums
 
 
-@pytest.mark.parametrize(("name", "often"), [("fsdp", 1), ("fsdp-replicas", 4)])
-def test_gradients_are_summed_once_per_global_batch_unless_memory_is_dearer(name: str, often: int, pool: Pool) -> None:
-    one, four = (pool.run(4, on_world, name, collectives, n)[0] for n in (1, 4))
-    groups = 5  # four blocks, and what is around them
-    scatter = "c10d::_reduce_scatter_base_"
-    assert (one[scatter], four[scatter]) == (groups, groups * often)
-    over_replicas = groups if name == "fsdp-replicas" else 0
-    assert one["c10d::allreduce_"] == four["c10d::allreduce_"] == over_replicas
+@pytest.mark.parametrize(("name", "dtype"), [("fsdp", torch.float32), ("fsdp-bf16", torch.bfloat16)])
+def test_weights_are_gathered_in_the_dtype_that_is_asked_for_and_gradients_summed_in_fp32(
+    name: str, dtype: torch.dtype, pool: Pool
+) -> None:
+    whole = sum(-(-p.shape[0] // 2) * p[0].numel() for p in DecoderTask().build_model().parameters())
+    block = sum(p.numel() // 2 for p in DecoderTask().build_model().get_submodule("layers.0").parameters())
+    gathers, sums = pool.run(2, on_world, name, traffic)[0]
+    assert {kind for kind, _ in gathers} == {dtype}
+    # Two micro-batches: blocks are gathered for forward and for backward, what is around them once.
+    assert sum(size for _, size in gathers) == 2 * (whole + 4 * block) * dtype.itemsize
+    assert {kind for kind, _ in sums} == {torch.float32}
+    assert sum(size for _, size in sums) == 2 * whole * 4
 
 
 def shapes(world: World, name: str) -> tuple[list[int], list[int]]:
@@ -172,14 +186,6 @@ class NoSequence(DecoderTask):
         return {name: style for name, style in super().tensor_plan(model).items() if "sequence" not in style}
 
 
-class RankDependent(DecoderTask):
-    def build_model(self) -> nn.Module:
-        model: Any = super().build_model()
-        with torch.no_grad():
-            model.layers[0].up.bias[0] = torch.distributed.get_rank()
-        return model  # type: ignore[no-any-return]
-
-
 def refusal(world: World, name: str, task: Task) -> str:
     with pytest.raises(TrainkitError) as raised:
         engine_of(world, name, replace(TRAINING, task=task))
@@ -195,7 +201,6 @@ def refusal(world: World, name: str, task: Task) -> str:
         ("tensor", OddWidth(), "Decoder: layers.1.down (7 channels) does not divide by 2 ranks"),
         ("tensor", Misnamed(), "Decoder: layers.0.qkv has the unknown style colwize"),
         ("tensor-sequence", NoSequence(), "says nothing about the sequence"),
-        ("fsdp", RankDependent(), "rank 1 has built another model than rank 0: the parameter layers.0.up.bias differs"),
     ],
 )
 def test_a_model_that_does_not_divide_is_refused_on_every_rank(name: str, task: Task, told: str, pool: Pool) -> None:

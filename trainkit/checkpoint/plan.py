@@ -37,18 +37,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A state that is ready to be written: this rank's part, what reads its data, and the ranks that write. If
-    `staged`, the data are a copy in host memory that later steps do not change."""
+    """A state that is ready to be written: this rank's part, what reads its data, and the ranks that write."""
 
     ranks: Ranks
     part: Part
     source: SavePlanner
-    staged: bool
 
     def write(self, folder: Path) -> list[Written]:
         """Write this rank's part to `folder`, synced; what each rank wrote. Collective over `ranks`; raises
         CheckpointError on all of them if one fails."""
-        return together(self.ranks, lambda: write(folder, self.part.items, self.source, self.staged))
+        return together(self.ranks, lambda: write(folder, self.part.items, self.source))
 
     def index(self, folder: Path, written: Sequence[Written]) -> dict[str, Digest]:
         """Write the index of what all ranks wrote; one rank does it. Returns all files."""
@@ -75,8 +73,8 @@ class Drafting:
         return self._apart
 
     def draft(self, state: Mapping[str, Any], staged: bool) -> Draft:
-        """Of `state` (nested dict of tensors or DTensors). A staged one can be written by a thread, and only until the
-        next is made: that takes the same memory. Collective.
+        """Of `state` (nested dict of tensors or DTensors). A staged one has a copy of the data in host memory: a
+        thread can write it while training goes on, until the next is made, which takes the same memory. Collective.
 
         Raises CheckpointError on every rank if one cannot: a state that is no tensors, no memory for the copy.
         """
@@ -87,7 +85,7 @@ class Drafting:
             """Whether this rank's state is as it was planned; if so, it has a draft."""
             if self._part is not None and self._part.of == layout(state):
                 source = self._copy(self._part, state) if staged else live(state)
-                drafts.append(Draft(ranks, self._part, source, staged))
+                drafts.append(Draft(ranks, self._part, source))
             return bool(drafts)
 
         if not all(together(self._world, make)):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import xxhash
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -30,7 +30,6 @@ from trainkit.checkpoint.manifest import Digest
 Layout = dict[str, list[Any]]
 """Of each tensor by its dotted name: dtype and global shape, as JSON holds them."""
 
-COPY_AHEAD = 10_000_000  # bytes that are on their way from a GPU while others are written
 BLOCK = 1 << 20  # bytes; digested and written while it is in the processor's cache
 
 
@@ -42,24 +41,36 @@ class Written:
     files: dict[str, Digest]
 
 
-def write(folder: Path, items: SavePlan, source: SavePlanner, staged: bool) -> Written:
-    """Write this rank's `items`, whose data `source` has, synced. Not collective. With `staged`, nothing of torch's
-    devices is touched: those belong to the thread that trains."""
-    writer = _Writer(folder, copy_ahead=0 if staged else COPY_AHEAD)
+def write(folder: Path, items: SavePlan, source: SavePlanner) -> Written:
+    """Write this rank's `items`, whose data `source` has, tensor by tensor into one file, synced. Not collective.
+
+    torch's own writer keeps every copy (of what is on a GPU, or part of something larger) until the file is complete,
+    which doubles what a rank holds.
+    """
+    name, results, files = f"{items.storage_data.prefix}0.distcp", [], _Files()
     # torch's own checksum of a tensor is slower than the disk, and the whole file has one. The patch is this thread's.
     with serialization.patch("save.compute_crc32", False):  # type: ignore[attr-defined]  # made at import
         try:
-            results = writer.write_data(items, source).value()
+            with files.create_stream(folder / name, "wb") as stream:
+                for item in items.items:
+                    value: Any = source.resolve_data(item)
+                    begin, tensor = stream.tell(), value.detach().cpu()
+                    if tensor.untyped_storage().nbytes() != tensor.nbytes:  # torch.save would write all of that
+                        tensor = tensor.clone()
+                    torch.save(tensor, stream)
+                    size = stream.tell() - begin
+                    results.append(WriteResult(item.index, size, _StorageInfo(name, begin, size)))
         except Exception as error:  # torch's zip writer turns a full disk into an error of its own
-            raise writer.files.error or error from error
-    return Written(results, writer.files.digests)
+            raise files.error or error from error
+    return Written(results, files.digests)
 
 
 def finish(folder: Path, whole: Metadata, results: list[list[WriteResult]]) -> dict[str, Digest]:
     """Write the index of what all ranks wrote, synced; one rank does it, when all have written. Returns its file."""
-    writer = _Writer(folder)
+    writer = FileSystemWriter(folder, sync_files=False)  # its files sync themselves
+    writer.fs = files = _Files()
     writer.finish(whole, results)
-    return writer.files.digests
+    return files.digests
 
 
 def whole_layout(whole: Metadata) -> Layout:
@@ -102,14 +113,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
-
-
-class _Writer(FileSystemWriter):
-    """Knows afterwards which files it wrote."""
-
-    def __init__(self, folder: Path, copy_ahead: int = 0) -> None:
-        super().__init__(folder, sync_files=False, per_thread_copy_ahead=copy_ahead)  # its files sync themselves
-        self.fs = self.files = _Files()
 
 
 class _Files(FileSystem):

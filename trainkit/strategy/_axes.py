@@ -3,6 +3,7 @@
     pipeline   stages of the model, one after the other
     replicas   whole copies of the sharded model; their gradients are summed
     shard      weights, gradients and moments are divided (FSDP)
+    context    every sequence is divided; weights, too, as by `shard`
     tensor     every layer's matrices are divided
 
 Ranks are numbered with the last axis fastest: the tensor axis, which talks most, joins neighbours.
@@ -10,9 +11,9 @@ Ranks are numbered with the last axis fastest: the tensor axis, which talks most
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from math import gcd
+from math import gcd, prod
 from typing import Literal
 
 from trainkit.errors import Problem
@@ -26,18 +27,19 @@ class Axes:
     pipeline: int = 1
     replicas: int = 1
     shard: int | Literal["auto"] = 1
+    context: int = 1
     tensor: int = 1
 
     def sizes(self) -> dict[str, int]:
         """Axis by axis, in the order of the ranks; 'auto' counts as 1."""
         shard = 1 if self.shard == "auto" else self.shard
-        return {"pipeline": self.pipeline, "replicas": self.replicas, "shard": shard, "tensor": self.tensor}
+        rest = {"context": self.context, "tensor": self.tensor}
+        return {"pipeline": self.pipeline, "replicas": self.replicas, "shard": shard, **rest}
 
     @property
     def unit(self) -> int:
         """The number of ranks, or where `shard` is auto what that number must be a multiple of."""
-        sizes = self.sizes()
-        return sizes["pipeline"] * sizes["replicas"] * sizes["shard"] * sizes["tensor"]
+        return prod(self.sizes().values())
 
     @property
     def data(self) -> int:
@@ -70,9 +72,23 @@ class Axes:
             message, near = f"does not fit the mesh {self}: it has {self.unit} ranks", f"{self.unit}"
         return [Problem("launcher.ranks", ranks, message, f"set launcher.ranks={near}, or change the axes of strategy")]
 
+    def sequence_problems(self, sequence: int | None) -> Iterator[Problem]:
+        """Why sequences of so many elements, None where that is not known, do not divide over the context axis."""
+        if self.context == 1:
+            return
+        if sequence is None:
+            message = "the recipe does not say how its sequences are divided"
+            hint = "set it to 1; for long sequences there are strategy.tensor with sequence_parallel, too"
+            yield Problem("strategy.context", self.context, message, hint)
+        elif sequence % self.context or sequence == self.context:
+            fitting = ", ".join(str(n) for n in range(1, min(sequence, 65)) if not sequence % n)
+            message = f"does not divide sequences of {sequence} into parts of two or more"
+            yield Problem("strategy.context", self.context, message, f"sizes that fit: {fitting}")
+
     def model_problems(self, shape: ModelShape) -> Sequence[Problem]:
-        """What of a model of that shape does not divide: each tensor rank has whole heads."""
-        problems = []
+        """What of a model of that shape does not divide: each tensor rank has whole heads, each context rank as much of
+        a sequence as the others."""
+        problems = [*self.sequence_problems(shape.sequence_length)]
         if heads := [n for n in dict.fromkeys(shape.heads) if n % self.tensor]:
             counts = " and ".join(str(n) for n in heads)
             fitting = [n for n in range(1, gcd(*shape.heads) + 1) if not gcd(*shape.heads) % n]

@@ -87,7 +87,7 @@ def connect(device: str, timeout_s: float) -> DeepSpeedWorld:
 
 def build(training: Training, world: World, config: dict[str, Any]) -> ZeroEngine:
     """The engine for `config`, what DeepSpeed is to be told (see _zero_config.py)."""
-    model = task_model(training)
+    model = task_model(training, world)
     if training.activation_checkpointing:
         recompute(training.task.blocks(model))
     if training.compile:
@@ -105,7 +105,6 @@ class ZeroEngine(SpmdEngine):
         super().__init__(replace(training, ema=None), model, model, world, self._accumulating)
         self._size = super().size()
         named = trainable(model)
-        names = {name for name, _ in named}
         zero = config["zero_optimization"]
         zero.setdefault("reduce_bucket_size", max(1, min(LARGEST_BUCKET, self._size[1])))
         if zero["stage"] == 3:
@@ -115,7 +114,6 @@ class ZeroEngine(SpmdEngine):
         kind = Stage3 if zero["stage"] == 3 else Stage12
         self.partitions: Partitions = kind(self._wrapped.optimizer, {id(p): name for name, p in named})
         self.average = PartitionAverage(self.partitions, training.ema) if training.ema else None
-        self._statistics = [t for name, t in trained_state(model).items() if name not in names]
         self._unseen: dict[str, Any] = {
             name: p.register_hook(self._seen(name))  # type: ignore[no-untyped-call]
             for name, p in named
@@ -131,8 +129,6 @@ class ZeroEngine(SpmdEngine):
 
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
         loss = super().forward_backward(share, weight)
-        for statistic in self._statistics:
-            dist.broadcast(statistic, 0)
         if self._unseen:
             raise TrainkitError(
                 f"DeepSpeed: {', '.join(list(self._unseen)[:3])} took no part in the loss, but is trained\n"

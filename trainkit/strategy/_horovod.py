@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainkit.canonical import trainable, trained_state
+from trainkit.canonical import trainable
 from trainkit.errors import TrainkitError
 from trainkit.protocols import Batch, Training, World
 from trainkit.strategy._spmd import SpmdEngine
@@ -47,6 +47,10 @@ class HorovodWorld(Group):
 
     def reduce(self, value: Tensor) -> Tensor:
         hvd.allreduce_(value, name="reduce", op=hvd.Sum)
+        return value
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        _broadcast({"value": value})
         return value
 
     def close(self) -> None:
@@ -155,9 +159,9 @@ class HorovodEngine(SpmdEngine):
     """The optimizer is Horovod's: its hooks send each gradient off in the last backward of a global batch, as soon
     as it is complete. `update` waits for them, so that the norm and the clipping are those of the whole gradient.
 
-    The weights are rank 0's from the start, and the running statistics of a model after every global batch. The
-    optimizer's state is not broadcast: a fresh one is the same everywhere and would be stepped by the broadcast
-    (horovod.torch.broadcast_optimizer_state runs a step), and a loaded one was read by every rank.
+    The weights are rank 0's from the start. The optimizer's state is not broadcast: a fresh one is the same everywhere
+    and would be stepped by the broadcast (horovod.torch.broadcast_optimizer_state runs a step), and a loaded one was
+    read by every rank.
     """
 
     def __init__(self, training: Training, model: nn.Module, world: World) -> None:
@@ -165,15 +169,11 @@ class HorovodEngine(SpmdEngine):
         named = trainable(model)
         self._ring: Any = hvd.DistributedOptimizer(self.optimizer, named_parameters=named, op=hvd.Average)
         self.optimizer = self._ring
-        names = {name for name, _ in named}
-        self._statistics = {name: t for name, t in trained_state(model).items() if name not in names}
         _broadcast(model.state_dict())
 
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
         self._ring.set_backward_passes_per_step(len(share))
-        loss = super().forward_backward(share, weight)
-        _broadcast(self._statistics)
-        return loss
+        return super().forward_backward(share, weight)
 
     def update(self, lr: float) -> Tensor:
         self._synchronize()

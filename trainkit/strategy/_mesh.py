@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -20,34 +21,47 @@ DATA = ("replicas", "shard")
 @dataclass(frozen=True, kw_only=True)
 class MeshWorld(Group):
     """A rank of torch's default process group, seen as a mesh. Its data-parallel axis is replicas x shard: the ranks
-    that differ in pipeline or tensor coordinate only read the same samples.
+    that differ in pipeline, context or tensor coordinate only read the same samples.
 
-    mesh     axes of more than one rank, and `shard` always
-    summed   the ranks whose losses add up: replicas x shard, and the stages, of which all but the last have zeros
+    mesh     axes of more than one rank, and `shard` always; that is shard x context, all of which divide the weights
+    context  the ranks that have the other parts of this rank's sequences, if there are any
+    summed   the ranks whose losses add up: replicas x shard x context, and the stages, of which all but the last have
+             zeros
     """
 
     axes: Axes
     mesh: DeviceMesh
+    context: DeviceMesh | None
     summed: dist.ProcessGroup
 
     @classmethod
     def over(cls, group: Group, axes: Axes) -> MeshWorld:
         """The ranks of `group` along `axes`, which have as many. Collective."""
-        sizes = {name: size for name, size in axes.sizes().items() if size > 1 or name == "shard"}
+        wanted = axes.sizes()
+        wanted["shard"] *= wanted.pop("context")
+        sizes = {name: size for name, size in wanted.items() if size > 1 or name == "shard"}
         mesh = init_device_mesh(group.device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
         summing = tuple(name for name in sizes if name != "tensor")
         summed = mesh["shard"] if len(summing) == 1 else mesh[summing]._flatten("summed")
         return cls(
-            device=group.device, rank=group.rank, size=group.size, axes=axes, mesh=mesh, summed=summed.get_group()
+            device=group.device,
+            rank=group.rank,
+            size=group.size,
+            axes=axes,
+            mesh=mesh,
+            context=_neighbours(group, axes) if axes.context > 1 else None,
+            summed=summed.get_group(),
         )
 
     def coordinate(self, axis: str) -> int:
-        """This rank's number along `axis`."""
+        """This rank's number along `axis`, which for `shard` is that along shard x context."""
+        if self.context is not None and axis == "context":
+            return self.context.get_local_rank()
         return self.mesh.get_local_rank(axis) if axis in (self.mesh.mesh_dim_names or ()) else 0
 
     @property
     def dp_rank(self) -> int:
-        return self.coordinate("replicas") * self.axes.sizes()["shard"] + self.coordinate("shard")
+        return self.coordinate("replicas") * self.axes.sizes()["shard"] + self.coordinate("shard") // self.axes.context
 
     @property
     def dp_size(self) -> int:
@@ -63,6 +77,13 @@ class MeshWorld(Group):
         dist.all_reduce(value, group=self.summed)
         return value
 
+    def broadcast(self, value: Tensor) -> Tensor:
+        """Within each replica, then over the replicas: ranks of the same stage and the same tensor number."""
+        for axis in reversed(DATA):
+            if axis in (self.mesh.mesh_dim_names or ()):
+                dist.broadcast(value, group=self.mesh.get_group(axis), group_src=0)
+        return value
+
     def close(self) -> None:
         """DTensor remembers how it laid operations out, with the mesh it did so for; a later mesh of the same shape in
         this process is taken for that one, whose process groups are gone."""
@@ -73,3 +94,9 @@ class MeshWorld(Group):
     def data_mesh(self) -> DeviceMesh:
         """What fully_shard takes: (shard,), or (replicas, shard)."""
         return self.mesh[DATA] if self.axes.replicas > 1 else self.mesh["shard"]
+
+
+def _neighbours(group: Group, axes: Axes) -> DeviceMesh:
+    """The context axis, of one mesh for all ranks. Collective."""
+    ranks = torch.arange(group.size).view(-1, axes.context, axes.tensor).transpose(1, 2).reshape(-1, axes.context)
+    return DeviceMesh(group.device.type, ranks, mesh_dim_names=("others", "context"))["context"]

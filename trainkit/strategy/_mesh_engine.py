@@ -1,8 +1,8 @@
-"""The engine of a model that is divided over the shard and tensor axes of a mesh."""
+"""The engine of a model that is divided over the shard, context and tensor axes of a mesh."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
@@ -15,11 +15,11 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from trainkit.errors import ConfigError
 from trainkit.protocols import Batch, Engine, Task, Training, World
+from trainkit.strategy._context import draw_apart
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._meshed import Sharding, Splitting
 from trainkit.strategy._norm import clip, local
 from trainkit.strategy._parallelize import Options, parallelize, sharded
-from trainkit.strategy._same import same_start
 from trainkit.strategy._spmd import SpmdEngine, task_model
 from trainkit.strategy._tensor import Modes, Plan, plan_problems
 
@@ -30,9 +30,9 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     """The engine for `world`, which a Meshed strategy has connected."""
     if not isinstance(world, MeshWorld):
         raise TypeError(f"a mesh is needed, not {type(world).__name__}")
-    model = task_model(training)
-    same_start(model, world)
+    model = task_model(training, world)
     plan = refusing_plan(training.task, model, world, splitting)
+    refuse_sequences(training.task, world)
     options = Options(
         sharding=sharding,
         splitting=splitting,
@@ -58,12 +58,21 @@ def refusing_plan(task: Task, model: nn.Module, world: MeshWorld, splitting: Spl
     return plan
 
 
+def refuse_sequences(task: Task, world: MeshWorld) -> None:
+    """Raises ConfigError where the task's sequences do not divide over the context axis."""
+    shape = task.model_shape()
+    if problems := [*world.axes.sequence_problems(shape.sequence_length if shape is not None else None)]:
+        raise ConfigError(problems)
+
+
 class MeshEngine(SpmdEngine):
-    """SpmdEngine whose parameters are DTensors, of several meshes, and plain tensors."""
+    """SpmdEngine whose parameters are DTensors, of several meshes, and plain tensors. With a context axis a rank is
+    given its part of every sequence: what all of them count adds up to the whole batch's, whose weight each knows."""
 
     def __init__(self, training: Training, model: nn.Module, world: MeshWorld, options: Options, modes: Modes) -> None:
         self._modes, self._loss_parallel = modes, options.splitting.loss_parallel and world.axes.tensor > 1
         self._mesh = world.mesh
+        self._place, self._parts = world.coordinate("context"), world.axes.context
         self._gathering = sharded(model)
         super().__init__(training, model, model, world, partial(self._accumulating, options.sharding))
         split_by_layout(self.optimizer)
@@ -71,6 +80,27 @@ class MeshEngine(SpmdEngine):
             setattr(model, SAMPLE, self.task.sample)
             register_fsdp_forward_method(model, SAMPLE)
             self._sample = getattr(model, SAMPLE)
+
+    def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
+        if self._place:
+            draw_apart(self._place)
+        with self._in_parts():  # fully_shard averages over the parts, too
+            return super().forward_backward([self._part(batch) for batch in share], weight / self._parts)
+
+    def evaluate(self, share: Iterable[Batch]) -> tuple[dict[str, Tensor], float]:
+        with self._in_parts():
+            return super().evaluate(self._part(batch) for batch in share)
+
+    def _part(self, batch: Batch) -> Batch:
+        return batch if self._parts == 1 else self.task.sequence_part(batch, self._place, self._parts)
+
+    @contextmanager
+    def _in_parts(self) -> Iterator[None]:
+        self._modes.context = self._parts > 1
+        try:
+            yield
+        finally:
+            self._modes.context = False
 
     @contextmanager
     def _accumulating(self, sharding: Sharding) -> Iterator[None]:

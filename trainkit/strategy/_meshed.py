@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from trainkit.errors import Problem
-from trainkit.protocols import Cluster, Engine, ModelShape, Training, World
+from trainkit.preflight import Claim
+from trainkit.protocols import Cluster, Engine, ModelShape, Precision, Training, World
 from trainkit.strategy._axes import Axes
 
 
@@ -18,6 +19,7 @@ class Sharding:
 
     reshard_after_forward: bool = True
     accumulate_sharded: bool = False
+    gather_dtype: Precision = "fp32"
     cpu_offload: bool = False
 
 
@@ -67,8 +69,17 @@ class Staging:
         return [Problem("strategy", f"pipeline {ranks} x {self.virtual_stages}", message, hint)]
 
 
+NO_OFFLOAD: Mapping[str, tuple[str, str]] = {
+    "cpu_offload": (
+        "only what the shard axis divides can wait in host memory",
+        "set strategy=mesh, which has that axis too",
+    )
+}
+"""preflight.Lacking of the strategies that are one axis, and another one than `shard`."""
+
+
 class Meshed(ABC):
-    """Implements protocols.Strategy from the axes and how each of them works."""
+    """Implements protocols.Strategy and preflight.Configured from the axes and how each of them works."""
 
     timeout_s: float
 
@@ -100,6 +111,9 @@ class Meshed(ABC):
             if on and axes.pipeline > 1:
                 message = "cannot be used with a pipeline axis: between its stages hidden states are whole"
                 problems.append(Problem(f"strategy.{key}", True, message, "set it to false"))
+        if axes.pipeline > 1 and axes.context > 1:
+            message = "cannot be used with a pipeline axis: between its stages hidden states are whole"
+            problems.append(Problem("strategy.context", axes.context, message, "set it to 1"))
         if axes.pipeline > 1 and self.staging().schedule == "zero_bubble" and self.dp_size(cluster.ranks) > 1:
             message = (
                 "loses gradients of weights that the ranks of a stage divide: torch 2.13 splits its backward wrongly"
@@ -108,10 +122,31 @@ class Meshed(ABC):
             problems.append(Problem("strategy.schedule", "zero_bubble", message, hint))
         return problems
 
+    def claims(self, cluster: Cluster) -> Sequence[Claim]:
+        """Implements preflight.Configured."""
+        claims = []
+        if self.sharding().gather_dtype == "bf16":
+            why = "strategy.gather_dtype=bf16 rounds the weights, as only computing in bf16 does anyway"
+            exact = "set strategy.gather_dtype=fp32"
+            claims.append(Claim(key="train.precision", values=("bf16",), said=why, otherwise=exact))
+        if self.axes(cluster.ranks).context > 1:
+            why = "a compiled block would pass over the gathering of keys and values that strategy.context needs"
+            claims.append(Claim(key="train.compile", values=(False,), said=why, otherwise="set strategy.context=1"))
+        if self.staging().schedule == "zero_bubble" and self.axes(cluster.ranks).pipeline > 1:
+            why = "torch cannot split the backward of a compiled block, as strategy.schedule=zero_bubble does"
+            claims.append(
+                Claim(key="train.compile", values=(False,), said=why, otherwise="choose strategy.schedule=1f1b")
+            )
+        return claims
+
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements preflight.Divides."""
         axes = self.axes(ranks)
-        return [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
+        problems = [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
+        if self.splitting().sequence_parallel and axes.tensor > 1 and not shape.sequence_parallel:
+            message = "the recipe's plan for the tensor axis does not say where the sequence is divided"
+            problems.append(Problem("strategy.sequence_parallel", True, message, "set it to false"))
+        return problems
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._mesh import MeshWorld

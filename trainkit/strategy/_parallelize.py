@@ -1,6 +1,6 @@
 """The order in which a module is made ready for a mesh of ranks, on one page:
 
-    tensor parallel -> compile -> activation checkpointing -> FSDP
+    tensor parallel -> compile -> context parallel -> activation checkpointing -> FSDP
 
 Each step wraps what the steps before it left: FSDP gathers, outside of the recomputed and compiled part, the weights
 that tensor parallelism has divided. (A checkpoint around divided layers is nothing that torch can compile, so it is
@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+from trainkit.strategy._context import attend
+from trainkit.strategy._gather import RoundedGather
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._meshed import Sharding, Splitting
 from trainkit.strategy._spmd import recompute
@@ -45,9 +47,11 @@ def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld
         modes = divide(module, world.mesh["tensor"], options.plan, options.splitting.sequence_parallel)
     if options.compile:
         compile_each(blocks or [module], same_shapes=options.splitting.sequence_parallel)
+    if world.context is not None:
+        attend(module, blocks, world.context, modes)
     if options.activation_checkpointing:
         recompute(blocks)
-    if world.dp_size > 1 or options.sharding.cpu_offload:
+    if world.data_mesh().size() > 1 or options.sharding.cpu_offload:
         shard(module, blocks, world, options)
     if not options.sharding.cpu_offload:
         module.to(world.device)  # what no step above has moved
@@ -64,18 +68,24 @@ def compile_each(parts: Sequence[nn.Module], same_shapes: bool) -> None:
 def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, options: Options) -> None:
     """FSDP (Zhao et al., VLDB 2023, arXiv:2304.11277), as torch's fully_shard: every block with weights gathers them
     for its own forward and backward, and `module` what is in no block. The outermost keeps its weights from forward to
-    backward, which follows at once. Weights travel in fp32 also with train.precision=bf16: torch's own policy would
-    compute norms, too, in bf16, which autocast does not."""
-    wanted = options.sharding
+    backward, which follows at once.
+
+    With train.precision=bf16, too, gathered weights are fp32, which autocast rounds for its matrices. torch's
+    MixedPrecisionPolicy would have norms and embeddings in bf16 as well, which autocast computes in fp32: the residual
+    stream would be bf16, and torch 2.13 refuses such a norm on the CPU. So it is the gather that rounds."""
+    wanted, on_gpu = options.sharding, world.device.type == "cuda"
     common: dict[str, Any] = {
         "mesh": world.data_mesh(),
         "mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False),
-        "offload_policy": CPUOffloadPolicy() if wanted.cpu_offload and world.device.type != "cpu" else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=on_gpu) if wanted.cpu_offload else OffloadPolicy(),
     }
     for block in blocks:
         if next(block.parameters(), None) is not None:
             fully_shard(block, reshard_after_forward=wanted.reshard_after_forward, **common)
     fully_shard(module, **common)
+    if wanted.gather_dtype == "bf16":
+        for part in sharded(module):
+            part.set_custom_all_gather(RoundedGather())
 
 
 def sharded(module: nn.Module) -> list[FSDPModule]:

@@ -19,15 +19,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainkit.canonical import trainable, wildcard
-from trainkit.errors import ConfigError, Problem
 from trainkit.protocols import Batch, Engine, Task, Training, World
+from trainkit.strategy._context import draw_apart
 from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._mesh_engine import refusing_plan, split_by_layout
 from trainkit.strategy._meshed import Sharding, Splitting, Staging
 from trainkit.strategy._norm import clip, local, settled
 from trainkit.strategy._parallelize import Options, parallelize
 from trainkit.strategy._passes import Feed, Passes, Stage
-from trainkit.strategy._same import same_start
 from trainkit.strategy._spmd import SpmdEngine, task_model
 from trainkit.strategy._stages import Absent, Sections, all_train, keeping, prove, sections
 from trainkit.strategy._tensor import Plan
@@ -57,12 +56,7 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     """The engine for `world`, which a Meshed strategy has connected and which has a pipeline axis."""
     if not isinstance(world, MeshWorld):
         raise TypeError(f"a mesh is needed, not {type(world).__name__}")
-    if staging.schedule == "zero_bubble" and training.compile:
-        message = "torch cannot split the backward of a compiled block, as strategy.schedule=zero_bubble does"
-        hint = "set it to false, or choose strategy.schedule=1f1b"
-        raise ConfigError([Problem("train.compile", True, message, hint)])
-    model = task_model(training)
-    same_start(model, world)
+    model = task_model(training, world)
     plan = refusing_plan(training.task, model, world, splitting)
     ranks, virtual = world.axes.pipeline, staging.virtual_stages
     found, parts = sections(training.task, model, ranks * virtual, staging.cut)
@@ -125,11 +119,12 @@ class PipelineEngine(SpmdEngine):
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
         """All ranks of the pipeline give the same share; the loss sum is the last stage's, and zero elsewhere."""
         if self._place:  # layers of different stages draw different random numbers (dropout)
-            torch.manual_seed((torch.initial_seed() + self._place) % 2**63)
+            draw_apart(self._place)
         feed = self._line.feed
         feed.loss = torch.zeros((), device=self.world.device)
         feed.start(share, training=True, scale=self.world.dp_size / weight if weight else 0.0)
         self._line.passes.run()
+        self._settle()
         return feed.loss
 
     def _clip(self) -> Tensor:

@@ -3,7 +3,7 @@
 One global batch, on every rank:
 
     forward_backward   for each micro-batch: forward, loss sum / weight of the global batch, backward
-                       (gradients are synchronised in the last backward only)
+                       (gradients are synchronised in the last backward only) -> running statistics of one rank
     update             true global norm -> clip -> optimizer step at the given learning rate -> average -> zero
 """
 
@@ -20,21 +20,25 @@ from torch.utils.checkpoint import checkpoint
 
 from trainkit.canonical import trainable, trained_state
 from trainkit.protocols import Batch, Training, World
+from trainkit.strategy import _statistics
 from trainkit.strategy._average import Average, evaluating
+from trainkit.strategy._same import same_start
 
 NoSync = Callable[[], AbstractContextManager[None]]
 
 
-def task_model(training: Training) -> nn.Module:
-    """The task's model on the CPU, the same on every rank, in training mode."""
+def task_model(training: Training, world: World) -> nn.Module:
+    """The task's model on the CPU, in training mode. Raises TrainkitError unless it is the same on every rank."""
     torch.manual_seed(training.seed)
-    return training.task.build_model().train()
+    model = training.task.build_model().train()
+    same_start(model, world)
+    return model
 
 
 def build_model(training: Training, world: World) -> nn.Module:
     """The task's model on this rank's device, with checkpointed blocks and compiled forward where asked for. Both keep
     the parameters' names."""
-    model = task_model(training).to(world.device)
+    model = task_model(training, world).to(world.device)
     if training.activation_checkpointing:
         recompute(training.task.blocks(model))
     if training.compile:
@@ -63,6 +67,9 @@ class SpmdEngine:
         self.parameters = [p for _, p in named]
         self.optimizer = training.optimizer.build(named)
         self.average = Average(named, training.ema) if training.ema else None
+        self._statistics = _statistics.names(model)
+        if world.dp_rank == 0:
+            _statistics.warn(model)
         self._autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=training.precision == "bf16")
         self._loss = self._autocast(self._forward_loss) if training.precision == "bf16" else self._forward_loss
 
@@ -82,12 +89,17 @@ class SpmdEngine:
             total = loss if total is None else total + loss
         if total is None:
             raise ValueError("a share has at least one micro-batch, if only a filler")
+        self._settle()
         return total
+
+    def _settle(self) -> None:
+        """Each rank has counted its own samples in the running statistics: all go on with one of them."""
+        _statistics.settle([self.model.get_buffer(name) for name in self._statistics], self.world)
 
     def _backward(self, batch: Batch, scale: float) -> Tensor:
         loss = self._loss(batch.to(self.world.device))
         counted = scale if batch.weight else 0.0
-        (loss * counted).backward()
+        loss.backward(torch.full_like(loss, counted))  # as of loss * counted, without its two kernels
         return loss.detach() if batch.weight else torch.zeros_like(loss)
 
     def update(self, lr: float) -> Tensor:

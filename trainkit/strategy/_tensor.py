@@ -28,10 +28,12 @@ class Modes:
 
     sequence    between the divided matrices every rank holds a part of the sequence (dim 1); set by the hook of the
                 first block, because a sequence that does not divide stays whole
+    context     every rank of a context axis is given a part of the sequence (_context.py)
     vocabulary  the logits stay divided (dim -1), for a loss that is computed in parts
     """
 
     sequence: bool = False
+    context: bool = False
     vocabulary: bool = False
 
     @property

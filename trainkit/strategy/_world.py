@@ -41,6 +41,9 @@ class Solo:
     def reduce(self, value: Tensor) -> Tensor:
         return value
 
+    def broadcast(self, value: Tensor) -> Tensor:
+        return value
+
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
@@ -81,6 +84,10 @@ class Group:
 
     def reduce(self, value: Tensor) -> Tensor:
         dist.all_reduce(value)
+        return value
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        dist.broadcast(value, 0)
         return value
 
     def gather(self, value: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Gt
 
+from trainkit.protocols import Precision
 from trainkit.strategy._axes import Axes
 from trainkit.strategy._meshed import Meshed, Sharding, Splitting
 
@@ -18,6 +19,7 @@ class Fsdp(Meshed):
     replicas: Annotated[int, Gt(0)]
     reshard_after_forward: bool
     accumulate_sharded: bool
+    gather_dtype: Precision
     cpu_offload: bool
     timeout_s: Annotated[float, Gt(0)]
 
@@ -28,6 +30,7 @@ class Fsdp(Meshed):
         return Sharding(
             reshard_after_forward=self.reshard_after_forward,
             accumulate_sharded=self.accumulate_sharded,
+            gather_dtype=self.gather_dtype,
             cpu_offload=self.cpu_offload,
         )
 

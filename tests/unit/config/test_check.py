@@ -210,6 +210,13 @@ def test_the_nearest_folder_that_exists(tmp_path: Path) -> None:
     assert existing(tmp_path) == tmp_path
 
 
+def test_weights_are_rounded_on_their_way_only_where_they_are_computed_with_in_bf16(tmp_path: Path) -> None:
+    assert found(make(str(tmp_path), "fsdp-bf16", 2, precision="bf16"), 2) == []
+    problem = only(make(str(tmp_path), "fsdp-bf16", 2), 2)
+    assert (problem.key, problem.value) == ("train.precision", "fp32")
+    assert problem.hint == "set train.precision=bf16, or set strategy.gather_dtype=fp32"
+
+
 def test_a_model_that_a_strategy_cannot_divide_is_refused_before_launch(tmp_path: Path) -> None:
     """The decoder has 4 heads; a task that knows no shape is asked again when it is built."""
     assert found(make(str(tmp_path), "tensor", 4), 4) == []

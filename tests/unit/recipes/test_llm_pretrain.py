@@ -118,6 +118,19 @@ def test_the_shipped_corpora_are_text_in_a_fixed_order(corpus: str) -> None:
         assert sum(last for _, last in _corpus.pieces(corpus)) == 1189  # chapters of the Bible
 
 
+def test_the_parts_of_a_sequence_are_all_of_it_and_know_where_they_are(task: LlmPretrain) -> None:
+    batch = Windows(np.arange(100, dtype=np.uint16), task.seq_len, 0, 5).fetch([0, 3])
+    shape = task.model_shape()
+    assert shape is not None
+    assert shape.sequence_length == batch.inputs["input_ids"].shape[1]
+    parts = [task.sequence_part(batch, part, 4) for part in range(4)]
+    assert torch.equal(torch.cat([p.inputs["input_ids"] for p in parts], 1), batch.inputs["input_ids"])
+    assert torch.equal(torch.cat([p.targets["labels"] for p in parts], 1), batch.targets["labels"])
+    places = torch.cat([p.inputs["position_ids"] for p in parts], 1)
+    assert places.tolist() == [list(range(shape.sequence_length))] * 2
+    assert {(p.weight, p.tokens) for p in parts} == {(batch.weight, batch.tokens)}
+
+
 def test_the_shape_told_before_launch_is_that_of_the_model(task: LlmPretrain) -> None:
     model: Any = task.build_model()
     shape = task.model_shape()

@@ -27,7 +27,7 @@ class MetricLog:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if world.rank == 0 else None
         self._held: tuple[dict[str, Any], Tensor, torch.cuda.Event] | None = None
 
-    def train_row(self, row: dict[str, Any], loss_sum: Tensor, weight: float, norm: Tensor) -> None:
+    def train_row(self, row: dict[str, Any], weight: float, loss_sum: Tensor, norm: Tensor) -> None:
         """Log `row` with the loss and gradient norm of the whole global batch. Collective: every rank calls it."""
         loss_sum = self._world.reduce(loss_sum.float())  # a recipe may sum in bf16
         if self._fd is None:

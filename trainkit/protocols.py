@@ -280,10 +280,11 @@ class Engine(Protocol):
         `weight`: counted elements of the WHOLE global batch. Returns this rank's loss sum (device, detached)."""
 
     def update(self, lr: float) -> Tensor:
-        """Clip by the true global norm, step, zero. Returns that norm before clipping (device, detached)."""
+        """Clip by the true global norm, step, zero. Returns that norm before clipping (device, detached), equal to the
+        bit on all ranks. Where it is not finite the batch is dropped, as by discard()."""
 
     def discard(self) -> None:
-        """Drop the gradients of a bad step."""
+        """In place of update(): drop the batch. Its gradients go, and running statistics are as they were before it."""
 
     def size(self) -> tuple[int, int]:
         """How many parameters the whole model has, and how many of them are trained."""

@@ -76,6 +76,20 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Anomaly:
+    """anomaly.*: which steps are bad besides those whose gradient is not finite, and what follows.
+
+    spike      robust standard deviations above the losses before, from which on a loss is bad; null: none is
+    patience   so many bad steps in a row send the run back to its newest checkpoint
+    rollbacks  how often that may happen before the run ends
+    """
+
+    spike: Annotated[float, Gt(0)] | None
+    patience: Positive
+    rollbacks: Annotated[int, Ge(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, whole. Field names are the top-level keys of the configuration."""
 
@@ -85,6 +99,7 @@ class Settings:
     train: Train
     checkpoint: Checkpoint
     data: DataSettings
+    anomaly: Anomaly
     optimizer: Optimizer
     schedule: Schedule
     strategy: Strategy

@@ -2,19 +2,23 @@
 
 resume -> evaluate, sample before
 -> [ share of the next global batch -> agree on its weight -> forward_backward -> update
-     -> evaluate? -> log? -> save? -> stop? ]*
+     -> evaluate? -> log? -> go back? -> save? -> stop? ]*
 -> sample after -> export
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from trainkit.checkpoint.manifest import read_manifest
 from trainkit.checkpoint.saver import Saver
 from trainkit.checkpoint.store import CheckpointStore
 from trainkit.data.ledger import Ledger
@@ -25,6 +29,7 @@ from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog
 from trainkit.protocols import Batch, Data, Engine, World
+from trainkit.resilience.guard import Guard, Health
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.settings import Settings, name_of
@@ -38,12 +43,19 @@ class Progress:
 
     samples  data position: samples consumed by all ranks together
     best     best eval_loss so far; `stale`: evaluations in a row that did not better it
+    health   of the newest steps, and which are skipped
     """
 
     step: int = 0
     samples: int = 0
     best: float | None = None
     stale: int = 0
+    health: Health = field(default_factory=Health)
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> Progress:
+        """From what a checkpoint holds."""
+        return cls(**{**saved, "health": Health(**saved["health"])} if "health" in saved else saved)
 
 
 class Trainer:
@@ -62,7 +74,7 @@ class Trainer:
         self.settings, self.train = settings, settings.train
         self.engine, self.world, self.data, self.store = engine, world, data, store
         self.folder, self.stop = folder, stop
-        self.progress = Progress()
+        self.progress, self.guard = Progress(), Guard(settings.anomaly)
         self.metrics: dict[str, float] = {}
         order = Order(len(data.train), self.train.seed)
         self.plan = Plan(order, self.train.global_batch, self.train.micro_batch, world.dp_rank, world.dp_size)
@@ -77,15 +89,20 @@ class Trainer:
         if self.progress.step == 0:
             self.look()
         self.meter = Meter(self.world.device)
-        keep = self.settings.checkpoint
-        with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
-            outcome = self.loop()
+        outcome: Outcome | None = None
+        while outcome is None:
+            keep = self.settings.checkpoint
+            with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
+                outcome = self.loop()
+            if outcome is None:
+                self.go_back()
         self.log.close()
         if outcome == "done":
             self.finish()
         return outcome
 
-    def loop(self) -> Outcome:
+    def loop(self) -> Outcome | None:
+        """Steps up to the end of the run, or until too many of them were bad: None."""
         train, progress = self.train, self.progress
         scale, learning_rate = self.settings.schedule.factor, self.settings.optimizer.lr
         if self.exhausted():
@@ -98,24 +115,28 @@ class Trainer:
                 self.saver.wish(),
             )
             weight, tokens, stop, wishes = self.world.total(local)
-            self.reseed(progress.step)
             lr = learning_rate * scale(progress.step, self.total)
-            loss_sum = self.engine.forward_backward(share, weight)
-            norm = self.engine.update(lr)
+            trained = self.train_step(step, share, weight, lr)
             progress.step, progress.samples = progress.step + 1, step.samples
             self.meter.add(tokens)
             if self.ledger is not None:
-                self.ledger.write(progress.step, step)
+                self.ledger.write(progress.step, step, skipped=trained is None)
             evaluate = self.data.heldout is not None and self.due(train.eval_every)
             if evaluate or progress.step % train.log_every == 0 or progress.step == self.total:
                 row = {"step": progress.step, "samples": progress.samples, "lr": lr} | self.meter.read()
                 if evaluate:
                     row |= self.evaluate()
                     self.meter.restart()
-                self.log.train_row(row, loss_sum, weight, norm)
+                if trained is None:
+                    self.log.row(row | {"skipped": 1})
+                else:
+                    self.log.train_row(row, weight, *trained)
+            if self.guard.gives_up(progress.health) and not stop:
+                return None
             early = self.exhausted()
             last = bool(stop) or early or progress.step == self.total
-            if self.saver.due(progress.step, step.samples, tokens, wishes) or last:
+            due = self.saver.due(progress.step, step.samples, tokens, wishes)
+            if last or (due and not progress.health.bad):  # what the run would go back to was made in good steps
                 self.save(last)
             if stop and progress.step < self.total:
                 self.event("stop", step=progress.step)
@@ -123,6 +144,33 @@ class Trainer:
             if early:
                 break
         return "done"
+
+    def train_step(self, step: Step, share: list[Batch], weight: float, lr: float) -> tuple[Tensor, Tensor] | None:
+        """Train the next global batch. Returns this rank's loss sum and the norm of the gradient; None if the batch is
+        to be skipped, or bad, which leaves everything as it was."""
+        health, number = self.progress.health, self.progress.step + 1
+        if number in health.skipped:
+            return None
+        self.reseed(self.progress.step)
+        loss_sum = self.engine.forward_backward(share, weight)
+        why = self.spike(loss_sum, weight)
+        if why is None:
+            norm = self.engine.update(lr)
+            if math.isfinite(norm.item()):
+                health.bad = 0
+                return loss_sum, norm
+            why = f"the norm of its gradient is {norm.item()}"
+        else:
+            self.engine.discard()
+        self.guard.bad(health, why)
+        self.event("bad_step", step=number, why=why, samples=[self.progress.samples, step.samples])
+        return None
+
+    def spike(self, loss_sum: Tensor, weight: float) -> str | None:
+        """Why the loss of a global batch speaks against training it, if spikes are looked for. Collective then."""
+        if self.settings.anomaly.spike is None or not weight:
+            return None
+        return self.guard.spike(self.progress.health, self.world.reduce(loss_sum.float().clone()).item() / weight)
 
     def exhausted(self) -> bool:
         """Whether train.patience evaluations in a row brought no better eval_loss."""
@@ -185,13 +233,29 @@ class Trainer:
     # ------------------------------------------------------------------------------------ checkpoints
 
     def resume(self) -> None:
-        """Go on from the newest good checkpoint, and forget what a lost attempt logged after it."""
+        """Go on from the newest good checkpoint, if there is one."""
         found = None if self.settings.resume == "never" else self.store.latest()
         if found is None and self.settings.resume == "must":
             raise CheckpointError(f"resume=must, but there is no checkpoint in {self.store.folder}")
+        self.restore(found)
+
+    def go_back(self) -> None:
+        """To the newest checkpoint, after too many bad steps. Raises TrainkitError if that was done often enough."""
+        found, before = self.store.latest(), self.progress
+        saved = None if found is None else read_manifest(found)["step"]
+        skip = self.guard.go_back(before.health, saved, before.step)
+        self.log.close()  # its file is about to be replaced
+        self.restore(found)
+        self.log = MetricLog(self.folder.metrics, self.world)
+        health = self.progress.health
+        health.bad, health.skipped = 0, sorted({*before.health.skipped, *health.skipped, *skip})
+        self.event("rollback", step=before.step, to=saved, skipped=skip)
+
+    def restore(self, found: Path | None) -> None:
+        """Stand where the checkpoint `found` was made (None: at the start), and forget what was logged after it."""
         if found is not None:
             state = self.engine.state_dict()
-            self.progress = Progress(**self.store.load(found, state)["progress"])
+            self.progress = Progress.read(self.store.load(found, state)["progress"])
             self.engine.load_state_dict(state)
         if self.world.rank == 0:
             kept = self.progress.step if found is not None else -1

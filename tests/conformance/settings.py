@@ -10,7 +10,7 @@ from trainkit.launcher.local import Local as LocalLauncher
 from trainkit.optimizer.adamw import AdamW
 from trainkit.protocols import Task
 from trainkit.schedule.cosine import Cosine
-from trainkit.settings import Checkpoint, DataSettings, Run, Settings, Train
+from trainkit.settings import Anomaly, Checkpoint, DataSettings, Run, Settings, Train
 from trainkit.tracker.none import NoTracker
 
 TRAIN: dict[str, Any] = {
@@ -48,6 +48,7 @@ def make(
     ranks: int = 1,
     task: Task | None = None,
     checkpoint: dict[str, Any] | None = None,
+    anomaly: dict[str, Any] | None = None,
     resume: Any = "auto",
     workers: int = 0,
     ledger: bool = True,
@@ -60,6 +61,7 @@ def make(
         train=Train(**(TRAIN | train)),
         checkpoint=Checkpoint(**(CHECKPOINT | (checkpoint or {}))),
         data=DataSettings(ledger=ledger, workers=workers),
+        anomaly=Anomaly(**({"spike": None, "patience": 3, "rollbacks": 2} | (anomaly or {}))),
         optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
         schedule=Cosine(warmup=3, floor=0.1),
         strategy=STRATEGIES[strategy],

@@ -32,8 +32,8 @@ def same_run(folder: Path, reference: Path, loss: float, weights: float) -> None
             assert error < weights, name
 
 
-def same_averages(folder: Path, reference: Path, weights: float) -> None:
-    ours, theirs = tensors(folder, 20), tensors(reference, 20)
+def same_averages(folder: Path, reference: Path, weights: float, step: int = 20) -> None:
+    ours, theirs = tensors(folder, step), tensors(reference, step)
     averages = [name for name in theirs if name.startswith("ema.")]
     assert averages
     for name in averages:

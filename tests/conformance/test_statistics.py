@@ -27,10 +27,15 @@ class Normed(DecoderTask):
 
 
 def statistics(world: World, name: str) -> dict[str, list[float]]:
-    """What this rank goes on with after a global batch of which each data-parallel rank has read another number."""
+    """What this rank goes on with after a global batch of which each data-parallel rank has read another number, and
+    two more that are dropped."""
     engine = STRATEGIES[name].build(replace(TRAINING, task=Normed()), world)
     engine.forward_backward(share(world.dp_rank + 2, world.dp_rank + 3), 1.0)
+    engine.update(1e-3)
+    engine.forward_backward(share(4, 4), 1.0)
     engine.discard()
+    engine.forward_backward(share(5, 5), float("nan"))  # as a bad gradient on all ranks
+    engine.update(1e-3)
     state = engine.state_dict()["model"]
     kept = ("head.1.running_mean", "head.1.running_var", "head.1.num_batches_tracked")
     return {key: state[key].flatten().tolist() for key in kept if key in state}

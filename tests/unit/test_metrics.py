@@ -21,13 +21,13 @@ CPU = torch.device("cpu")
 def test_a_row_is_there_before_the_next_step_begins(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricLog(path, Solo(device=CPU))
-    log.train_row({"step": 1}, torch.tensor(6.0), 4.0, torch.tensor(0.5))
+    log.train_row({"step": 1}, 4.0, torch.tensor(6.0), torch.tensor(0.5))
     assert list(read_lines(path)) == [{"step": 1, "loss": 1.5, "grad_norm": 0.5}]
     log.row({"step": 1, "eval_loss": 2.0})
     assert list(read_lines(path))[1:] == [{"step": 1, "eval_loss": 2.0}]
     log.close()
     again = MetricLog(path, Solo(device=CPU))  # the next attempt goes on in the same file
-    again.train_row({"step": 2}, torch.tensor(math.nan), 4.0, torch.tensor(math.inf))
+    again.train_row({"step": 2}, 4.0, torch.tensor(math.nan), torch.tensor(math.inf))
     again.close()
     *before, last = read_lines(path)
     assert len(before) == 2
@@ -37,14 +37,14 @@ def test_a_row_is_there_before_the_next_step_begins(tmp_path: Path) -> None:
 
 def test_a_batch_that_counts_nothing_has_loss_zero(tmp_path: Path) -> None:
     log = MetricLog(tmp_path / "m.jsonl", Solo(device=CPU))
-    log.train_row({"step": 1}, torch.tensor(0.0), 0.0, torch.tensor(0.0))
+    log.train_row({"step": 1}, 0.0, torch.tensor(0.0), torch.tensor(0.0))
     assert [row["loss"] for row in read_lines(tmp_path / "m.jsonl")] == [0.0]
 
 
 def log_together(path: str, dtype: torch.dtype, losses: tuple[float, float]) -> None:
     world = connect("cpu", 60)
     log = MetricLog(Path(path), world)
-    log.train_row({"step": 1}, torch.tensor(losses[world.rank], dtype=dtype), 6.0, torch.tensor(0.5))
+    log.train_row({"step": 1}, 6.0, torch.tensor(losses[world.rank], dtype=dtype), torch.tensor(0.5))
     log.row({"step": 2})
     log.close()
     world.close()

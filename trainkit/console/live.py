@@ -113,6 +113,14 @@ class Console:
             self._say(f"[bold]saving[/bold] {waits}; a larger checkpoint.every would spare the time")
         elif kind == "cadence":
             self._say(f"[bold]saving[/bold] every {duration(event['every_s'])}: {escape(event['message'])}")
+        elif kind == "bad_step":
+            self._say(f"[bold red]not trained[/bold red]: step {event['step']}, {event['why']}")
+        elif kind == "rollback":
+            steps = event["skipped"]
+            which = f"step {steps[0]} is" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]} are"
+            self._say(
+                f"[bold]back[/bold] from step {event['step']} to the checkpoint of step {event['to']}; {which} skipped"
+            )
         elif kind == "sample":
             self._say(f"[bold]sample {event['when']} training[/bold]: {escape(event['text'])}")
         elif kind == "stop":

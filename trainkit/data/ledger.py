@@ -8,7 +8,8 @@ from trainkit.runfolder import RunFolder, append_line
 
 
 class Ledger:
-    """Writes RUN/ledger/attempt_A/rank_R.jsonl: {"step": s, "ids": [...]}, after the step was made. What a lost
+    """Writes RUN/ledger/attempt_A/rank_R.jsonl: {"step": s, "ids": [...]}, after the step was made; of one
+    that was not trained because it was bad, with "skipped": true. What a lost
     attempt wrote past the checkpoint that the run went on from is dropped, so that the rows of all files together
     are the run's history. Of the ranks that read the same samples the first one writes. Made on every rank: collective.
     """
@@ -19,8 +20,8 @@ class Ledger:
         if self._writes:
             self._path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, number: int, step: Step) -> None:
+    def write(self, number: int, step: Step, skipped: bool) -> None:
         if not self._writes:
             return
         ids = [i for micro, real in zip(step.micro_batches, step.real, strict=True) if real for i in micro]
-        append_line(self._path, {"step": number, "ids": ids})
+        append_line(self._path, {"step": number, "ids": ids} | ({"skipped": True} if skipped else {}))

@@ -13,6 +13,7 @@ A step on a gradient that is not finite is left out by DeepSpeed itself; the nor
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -155,12 +156,16 @@ class ZeroEngine(SpmdEngine):
         for group in self._wrapped.optimizer.param_groups:
             group["lr"] = lr
         self._wrapped.step()
-        if self.average is not None:
+        norm = float(self._wrapped.get_global_grad_norm())
+        if not math.isfinite(norm):  # DeepSpeed has dropped the gradients
+            self._recall()
+        elif self.average is not None:
             self.average.update()
-        return torch.as_tensor(self._wrapped.get_global_grad_norm(), dtype=torch.float32, device=self.world.device)
+        return torch.tensor(norm, device=self.world.device)
 
     def discard(self) -> None:
         self.partitions.discard()
+        self._recall()
 
     def size(self) -> tuple[int, int]:
         return self._size

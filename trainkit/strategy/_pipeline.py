@@ -120,6 +120,7 @@ class PipelineEngine(SpmdEngine):
         """All ranks of the pipeline give the same share; the loss sum is the last stage's, and zero elsewhere."""
         if self._place:  # layers of different stages draw different random numbers (dropout)
             draw_apart(self._place)
+        self._remember()
         feed = self._line.feed
         feed.loss = torch.zeros((), device=self.world.device)
         feed.start(share, training=True, scale=self.world.dp_size / weight if weight else 0.0)

@@ -9,6 +9,7 @@ One global batch, on every rank:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -68,6 +69,7 @@ class SpmdEngine:
         self.optimizer = training.optimizer.build(named)
         self.average = Average(named, training.ema) if training.ema else None
         self._statistics = _statistics.names(model)
+        self._before: list[Tensor] = []
         if world.dp_rank == 0:
             _statistics.warn(model)
         self._autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=training.precision == "bf16")
@@ -77,6 +79,7 @@ class SpmdEngine:
         return self.task.loss(self._wrapped(**batch.inputs), batch.targets)
 
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
+        self._remember()
         scale = self.world.dp_size / weight if weight else 0.0
         last = len(share) - 1
         total: Tensor | None = None
@@ -92,6 +95,15 @@ class SpmdEngine:
         self._settle()
         return total
 
+    def _remember(self) -> None:
+        self._before = [self.model.get_buffer(name).clone() for name in self._statistics]
+
+    @torch.no_grad()
+    def _recall(self) -> None:
+        """Take the running statistics back to where they were before this global batch."""
+        for name, before in zip(self._statistics, self._before, strict=True):
+            self.model.get_buffer(name).copy_(before)
+
     def _settle(self) -> None:
         """Each rank has counted its own samples in the running statistics: all go on with one of them."""
         _statistics.settle([self.model.get_buffer(name) for name in self._statistics], self.world)
@@ -104,6 +116,9 @@ class SpmdEngine:
 
     def update(self, lr: float) -> Tensor:
         norm = self._clip()
+        if not math.isfinite(norm.item()):  # a GPU is waited for here, once per step
+            self._drop()
+            return norm
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -118,7 +133,12 @@ class SpmdEngine:
         return nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
 
     def discard(self) -> None:
+        self._drop()
+
+    def _drop(self) -> None:
+        """Leave nothing of a batch whose gradients are there."""
         self.optimizer.zero_grad()
+        self._recall()
 
     def size(self) -> tuple[int, int]:
         return sum(p.numel() for p in self.model.parameters()), sum(p.numel() for p in self.parameters)

@@ -101,6 +101,16 @@ def test_a_failure_says_who_failed_why_and_where_to_read_on(tmp_path: Path) -> N
         assert part in text
 
 
+def test_bad_steps_and_going_back_are_told(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    shown, out = console(folder)
+    folder.event("bad_step", step=7, why="the norm of its gradient is nan", samples=[24, 28])
+    folder.event("rollback", step=7, to=4, skipped=[6, 7])
+    shown.close()
+    assert "not trained: step 7, the norm of its gradient is nan" in out.getvalue()
+    assert "back from step 7 to the checkpoint of step 4; steps 6 to 7 are skipped" in out.getvalue()
+
+
 def test_a_terminal_has_a_bar_that_goes_away(tmp_path: Path) -> None:
     folder = made(tmp_path)
     shown, out = console(folder, terminal=True)

@@ -54,6 +54,7 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
     follower = Follower(settings.tracker, info(folder, settings, cluster, attempt, config))
     follower.start()
     begin = time.time()
+    folder.event("launch", attempt=attempt, ranks=cluster.ranks)
     job = settings.launcher.start(folder.root, cluster, attempt)
     console = Console(folder, attempt, rich)
     code, asked = follow(job, console, follower)

@@ -68,11 +68,12 @@ class MetricLog:
 
 
 class Meter:
-    """Throughput between two rows; what is not training (evaluation, saving) is left out by `restart`."""
+    """Throughput between two rows; what is not training (evaluation, saving) is left out by `restart`. `waited` is the
+    time in seconds for which the loop has waited for data since the last row."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._tokens = 0.0
+        self._tokens = self.waited = 0.0
         self._since = time.perf_counter()
 
     def restart(self) -> None:
@@ -82,13 +83,15 @@ class Meter:
         self._tokens += tokens
 
     def read(self) -> dict[str, Any]:
-        """tokens per second over all ranks since the last reading; peak memory of this rank in MiB (of the device
-        if that is a GPU); seconds since the epoch."""
+        """tokens per second over all ranks since the last reading; seconds of waiting for data since then; peak memory
+        of this rank in MiB (of the device if that is a GPU); seconds since the epoch."""
         now = time.perf_counter()
         rate = self._tokens / (now - self._since)
         self._tokens, self._since = 0.0, now
+        waited, self.waited = self.waited, 0.0
         peak = torch.cuda.max_memory_allocated() / 2**20 if self._cuda else peak_rss_mib()
-        return {"tokens_per_second": round(rate, 1), "memory_mb": round(peak), "time": time.time()}
+        rates = {"tokens_per_second": round(rate, 1), "data_wait": round(waited, 6)}
+        return rates | {"memory_mb": round(peak), "time": time.time()}
 
 
 def peak_rss_mib() -> float:

@@ -386,3 +386,7 @@ class Tracker(Protocol):
 
     def open(self, info: RunInfo) -> TrackerSession | None:
         """Create or continue the run of this folder; None where nothing is tracked."""
+
+    def held(self, folder: Path) -> Sequence[int] | None:
+        """The step of every row that the tracker holds for the run of `folder`, in any order; None where nothing is
+        tracked. Raises what the tracker's client raises."""

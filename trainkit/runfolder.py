@@ -2,8 +2,8 @@
 
     RUN/config.yaml                resolved configuration
     RUN/metrics.jsonl              one row per logged step
-    RUN/events.jsonl               start, sample, save, save_failed, save_waits, cadence, bad_step, rollback, stop,
-                                   failure, end
+    RUN/events.jsonl               launch, start, sample, save, save_failed, save_waits, cadence, bad_step, rollback,
+                                   stop, failure, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
     RUN/logs/attempt_A/rank_R.log

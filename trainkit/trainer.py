@@ -87,7 +87,7 @@ class Trainer:
         self.ledger = Ledger(self.folder, self.store.attempt, self.world) if self.settings.data.ledger else None
         self.event("start", step=self.progress.step, total_steps=self.total, **self.describe())
         if self.progress.step == 0:
-            self.look()
+            self.before()
         self.meter = Meter(self.world.device)
         outcome: Outcome | None = None
         while outcome is None:
@@ -125,7 +125,7 @@ class Trainer:
             if evaluate or progress.step % train.log_every == 0 or progress.step == self.total:
                 row = {"step": progress.step, "samples": progress.samples, "lr": lr} | self.meter.read()
                 if evaluate:
-                    row |= self.evaluate()
+                    row |= self.look()
                     self.meter.restart()
                 if trained is None:
                     self.log.row(row | {"skipped": 1})
@@ -181,9 +181,14 @@ class Trainer:
         return self.progress.step == self.total or (every is not None and self.progress.step % every == 0)
 
     def batches(self) -> Iterator[tuple[Step, list[Batch]]]:
+        """The steps that are left; what the loop waits for them is measured."""
         left = self.total - self.progress.step
-        pin = self.world.device.type == "cuda"
-        return loader(self.data.train, self.plan, self.progress.samples, left, self.settings.data.workers, pin)
+        pin, clock = self.world.device.type == "cuda", time.perf_counter
+        begun = clock()
+        for loaded in loader(self.data.train, self.plan, self.progress.samples, left, self.settings.data.workers, pin):
+            self.meter.waited += clock() - begun
+            yield loaded
+            begun = clock()
 
     def reseed(self, step: int) -> None:
         """Random numbers (dropout) are a function of (seed, step, data-parallel rank): a resumed run draws what
@@ -195,11 +200,17 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------- evaluation
 
-    def look(self) -> None:
+    def before(self) -> None:
         """The held-out metrics and a sample before training: what the end is compared with."""
         if self.data.heldout is not None:
-            self.log.row({"step": 0, "samples": 0, **self.evaluate(), "time": time.time()})
+            self.log.row({"step": 0, "samples": 0, **self.look(), "time": time.time()})
         self.sample("before")
+
+    def look(self) -> dict[str, float]:
+        """What a row tells of an evaluation: its metrics, and the seconds that it took."""
+        begun = time.perf_counter()
+        metrics = self.evaluate()
+        return metrics | {"evaluation_seconds": round(time.perf_counter() - begun, 3)}
 
     def sample(self, when: Literal["before", "after"]) -> None:
         text = self.engine.sample()
@@ -292,6 +303,8 @@ class Trainer:
             "strategy": name_of(self.settings.strategy),
             "ranks": self.world.size,
             "device": self.world.device.type,
+            "train_samples": len(self.data.train),
+            "log_every": self.train.log_every,
             "parameters": parameters,
             "trainable": trainable,
         }

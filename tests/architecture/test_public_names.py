@@ -69,4 +69,4 @@ def test_the_exit_codes() -> None:
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "checkpoint", "mlflow"]
+    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "checkpoint", "audit", "mlflow"]

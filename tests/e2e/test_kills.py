@@ -20,6 +20,9 @@ def goes_on(running: Running, undisturbed: Path) -> None:
     assert starts[0] == 0
     assert 100 <= starts[1] < STEPS
     same_run(running.run, undisturbed)
+    audit = done(running.run.parent, "audit", "run")
+    assert [word for word in ("attempts", "metrics.jsonl", "samples", "checkpoints") if f"{word} " not in audit] == []
+    assert audit.count("ok: ") == 4
 
 
 def test_a_rank(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:

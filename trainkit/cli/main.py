@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "verify A B recipe=NAME: a few steps under two strategies (local, ddp@2, ...), and where they differ",
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
+    "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
 }
 

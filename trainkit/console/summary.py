@@ -29,9 +29,10 @@ def summarise(folder: RunFolder, checkpoints: Path, status: str, where: str | No
     saved = committed(checkpoints)
     return {
         "status": status,
-        "step": steps[-1]["step"] if steps else 0,
+        "step": rows[-1]["step"] if rows else 0,
         "total_steps": starts[-1]["total_steps"] if starts else None,
-        "samples": steps[-1]["samples"] if steps else 0,
+        "samples": rows[-1]["samples"] if rows else 0,
+        "skipped": len({event["step"] for event in events if event["event"] == "bad_step"}),
         "loss": steps[-1]["loss"] if steps else None,
         "eval_before": _metrics(looks[0]) if looks else None,
         "eval_after": _metrics(looks[-1]) if len(looks) > 1 else None,
@@ -74,7 +75,8 @@ def _table(summary: dict[str, Any], folder: RunFolder) -> Table:
 
 def _facts(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     total = f" of {summary['total_steps']}" if summary["total_steps"] else ""
-    yield "steps", f"{summary['step']}{total}, {summary['samples']} samples"
+    skipped = f", {summary['skipped']} not trained (bad steps)" if summary["skipped"] else ""
+    yield "steps", f"{summary['step']}{total}, {summary['samples']} samples{skipped}"
     before, after = summary["eval_before"], summary["eval_after"]
     if before and after:
         for key, value in after.items():

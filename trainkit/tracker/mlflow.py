@@ -45,20 +45,19 @@ class Mlflow:
 
     def open(self, info: RunInfo) -> TrackerSession | None:
         """Create the folder's run, or continue it. Raises what MLflow raises, soon: an outage must not block."""
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        level = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(level.upper())  # somebody else may have imported it before the variable
         uri = self.resolved_uri()
         with _lock(uri):  # processes that create one sqlite file at the same time break it
-            client = MlflowClient(tracking_uri=uri)
+            client = _client(uri)
             experiment = self._experiment(client, uri)
             run = _continue(client, info, uri) or _create(client, experiment, info, uri)
         return MlflowSession(client, run, uri)
+
+    def held(self, folder: Path) -> Sequence[int] | None:
+        note = folder / "mlflow.json"
+        if not note.exists():
+            return []
+        known = json.loads(note.read_text())
+        return [metric.step for metric in _client(known["uri"]).get_metric_history(known["run_id"], "samples")]
 
     def _experiment(self, client: MlflowClient, uri: str) -> str:
         found = client.get_experiment_by_name(self.experiment)
@@ -66,6 +65,19 @@ class Mlflow:
             return str(found.experiment_id)
         local = (Path.cwd() / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
         return str(client.create_experiment(self.experiment, artifact_location=local))
+
+
+def _client(uri: str) -> MlflowClient:
+    """A client that is quiet, and says soon that its server is down."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    level = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(level.upper())  # somebody else may have imported it before the variable
+    return MlflowClient(tracking_uri=uri)
 
 
 def _lock(uri: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo, TrackerSession
@@ -17,4 +18,7 @@ class NoTracker:
         return ()
 
     def open(self, info: RunInfo) -> TrackerSession | None:
+        return None
+
+    def held(self, folder: Path) -> Sequence[int] | None:
         return None

@@ -32,10 +32,14 @@ def test_help_shows_examples_commands_choices_and_every_key(capsys: Capture) -> 
     assert "recipe=llm_finetune" in text.split("commands")[0]
     assert [name for name in COMMANDS if f"\n  {name} " not in text] == []
     assert "constant | cosine | linear | wsd" in text
-    keys = [line.split()[0] for line in text.splitlines() if line.startswith(("  train.", "  checkpoint.", "  data."))]
+    keys = [
+        line.split()[0]
+        for line in text.splitlines()
+        if line.startswith(("  train.", "  checkpoint.", "  data.", "  anomaly."))
+    ]
     config = yaml.safe_load((Path(__file__).parents[3] / "conf/config.yaml").read_text())
     assert [key.split("=")[0] for key in keys] == [
-        f"{s}.{k}" for s in ("train", "checkpoint", "data") for k in config[s]
+        f"{s}.{k}" for s in ("train", "checkpoint", "data", "anomaly") for k in config[s]
     ]
     assert "train.clip_norm=1.0" in keys
     assert "  75 " in text

@@ -39,6 +39,8 @@ def test_two_attempts_are_one_run(tmp_path: Path) -> None:
     start(folder, total=3, step=1, attempt=2)
     for message in ("a save costs much", "a save costs little"):
         folder.event("cadence", every_s=10.0, stall=0.1, message=message)
+    for _ in range(2):  # the run went back and met it again
+        folder.event("bad_step", step=2, why="the norm of its gradient is nan", samples=[4, 8])
     trained(folder, 2)
     trained(folder, 3, eval_loss=1.5, eval_accuracy=0.5)
     folder.event("sample", when="after", text="Robots are machines.")
@@ -51,6 +53,7 @@ def test_two_attempts_are_one_run(tmp_path: Path) -> None:
         "step": 3,
         "total_steps": 3,
         "samples": 12,
+        "skipped": 1,
         "loss": 2.0,
         "eval_before": {"eval_loss": 4.0},
         "eval_after": {"eval_loss": 1.5, "eval_accuracy": 0.5},
@@ -66,7 +69,7 @@ def test_two_attempts_are_one_run(tmp_path: Path) -> None:
         "tracker": "mlflow ui",
     }
     assert drawn(folder, summary) == {
-        "steps": "3 of 3, 12 samples",
+        "steps": "3 of 3, 12 samples, 1 not trained (bad steps)",
         "held-out loss": "4.0000 -> 1.5000  (it fell)",
         "held-out accuracy": "0.5000",  # the recipe learnt it between the attempts
         "sample before": "as[/df]",

@@ -114,6 +114,7 @@ def test_weights_alone_are_the_start_of_a_run(mine: Path, capsys: Capture) -> No
         "samples": 0,
         "best": None,
         "stale": 0,
+        "health": {"bad": 0, "skipped": [], "losses": []},
     }
     about = read_manifest(mine / "run/checkpoints/step_0")["about"]
     assert about["strategy"] == "import from safetensors"

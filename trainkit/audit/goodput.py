@@ -1,0 +1,117 @@
+"""Where the time of a run went. Goodput is the share of it in which steps were trained that count in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+from trainkit.audit.journal import Attempt, Journal, Row
+
+Span = tuple[float, float]
+
+
+@dataclass(slots=True)
+class Goodput:
+    """Seconds of a run from its first launch to its last sign of life, over all attempts.
+
+    start_up    from the launch of an attempt to its first step, and from its last step to its end (export)
+    training    steps that count: all that no other line says
+    evaluation  held-out samples
+    data_wait   the loop had no batch
+    stall       the loop stood still for a save
+    lost        from the checkpoint that the next attempt went on from to the end of the attempt, and what a run that
+                went back by itself had trained since its checkpoint
+    down        from the last sign of an attempt to the launch of the next
+    """
+
+    training: float = 0.0
+    evaluation: float = 0.0
+    data_wait: float = 0.0
+    stall: float = 0.0
+    start_up: float = 0.0
+    lost: float = 0.0
+    down: float = 0.0
+
+    @property
+    def wall(self) -> float:
+        return float(sum(getattr(self, part.name) for part in fields(self)))
+
+    def share(self) -> float:
+        """Of the time, in which steps were trained that count."""
+        return self.training / self.wall if self.wall else 0.0
+
+
+def goodput(journal: Journal) -> Goodput:
+    """Of the run of `journal`."""
+    total = Goodput()
+    for attempt, following in pairwise([*journal.attempts, None]):
+        if attempt is not None:
+            _add(total, journal, attempt, following)
+    return total
+
+
+def _add(total: Goodput, journal: Journal, attempt: Attempt, following: Attempt | None) -> None:
+    if following is not None:
+        total.down += max(0.0, following.launched - attempt.ended)
+    if attempt.started is None:
+        total.start_up += max(0.0, attempt.ended - attempt.launched)
+        return
+    gone = _gone(attempt, attempt.started, following)
+    counted = [row for row in journal.rows if attempt.started <= row["time"] <= attempt.ended]
+    saves = [event for event in attempt.of("save") if not _within(_went_on(event), gone)]
+    evaluation = sum(row.get("evaluation_seconds", 0.0) for row in counted)
+    waited = sum(row.get("data_wait", 0.0) for row in counted)
+    stall = sum(event["stall"] for event in saves)
+    last = max([attempt.started, *(row["time"] for row in counted), *(_went_on(event) for event in saves)])
+    finishing = 0.0 if _within(attempt.ended, gone) else attempt.ended - last
+    lost = sum(stop - begin for begin, stop in gone)
+    whole = attempt.ended - attempt.started
+    total.training += max(0.0, whole - finishing - lost - evaluation - waited - stall)
+    total.start_up += attempt.started - attempt.launched + finishing
+    total.evaluation, total.data_wait = total.evaluation + evaluation, total.data_wait + waited
+    total.stall, total.lost = total.stall + stall, total.lost + lost
+
+
+def _gone(attempt: Attempt, started: float, following: Attempt | None) -> list[Span]:
+    """The spans of an attempt whose steps do not count: from a save to where the run, or the next attempt, went back to
+    it."""
+    spans = [(_after(attempt, event["to"], started, event["time"]), event["time"]) for event in attempt.of("rollback")]
+    if following is not None and following.started is not None and not attempt.of("stop"):
+        spans.append((_after(attempt, following.first, started, attempt.ended), attempt.ended))
+    joined: list[Span] = []
+    for begin, stop in sorted(spans):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((begin, stop))
+    return joined
+
+
+def _after(attempt: Attempt, step: int, started: float, until: float) -> float:
+    """When the loop went on after the save of `step`; when the attempt began, if an earlier one had saved it."""
+    times = [_went_on(event) for event in attempt.of("save") if event["step"] == step]
+    return max((time for time in times if time <= until), default=started)
+
+
+def _went_on(save: Row) -> float:
+    """When training went on after a save, whose event is written when it is committed."""
+    return float(save["time"] - save["seconds"] + save["stall"])
+
+
+def _within(time: float, spans: Sequence[Span]) -> bool:
+    return any(begin < time <= stop for begin, stop in spans)
+
+
+def lines(parts: Goodput) -> Sequence[tuple[str, float]]:
+    """Name and seconds of each part, as they are shown."""
+    names = {
+        "training": "training",
+        "evaluation": "evaluation",
+        "data_wait": "waiting for data",
+        "stall": "standing still for a save",
+        "start_up": "starting up, finishing",
+        "lost": "lost work",
+        "down": "down",
+    }
+    return [(name, getattr(parts, key)) for key, name in names.items()]

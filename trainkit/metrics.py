@@ -18,18 +18,22 @@ from trainkit.protocols import World
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
+def over_all_ranks(loss_sum: Tensor, world: World) -> Tensor:
+    """The loss sum of the whole global batch, from that of each rank: in fp32, because a recipe may sum in bf16.
+    Collective."""
+    return world.reduce(loss_sum.float())
+
+
 class MetricLog:
     """Appends rows, each in one write call. The loss and the gradient norm are device tensors: on a GPU they are
     copied to page-locked memory and read when the next row comes, by which time they have arrived."""
 
     def __init__(self, path: Path, world: World) -> None:
-        self._world = world
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if world.rank == 0 else None
         self._held: tuple[dict[str, Any], Tensor, torch.cuda.Event] | None = None
 
     def train_row(self, row: dict[str, Any], weight: float, loss_sum: Tensor, norm: Tensor) -> None:
-        """Log `row` with the loss and gradient norm of the whole global batch. Collective: every rank calls it."""
-        loss_sum = self._world.reduce(loss_sum.float())  # a recipe may sum in bf16
+        """Log `row` with the loss and gradient norm of the whole global batch."""
         if self._fd is None:
             return
         row["loss"] = 1.0 / weight if weight else 0.0  # times the sum, which may still be on its way
@@ -39,7 +43,7 @@ class MetricLog:
         self.flush()
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         held = torch.empty(2, pin_memory=True)
-        held.copy_(torch.stack([loss_sum.float(), norm.float()]), non_blocking=True)
+        held.copy_(torch.stack([loss_sum, norm.float()]), non_blocking=True)
         arrived.record()
         self._held = (row, held, arrived)
 

@@ -27,8 +27,9 @@ from trainkit.data.order import Order, derive
 from trainkit.data.plan import Plan, Step, split
 from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
-from trainkit.metrics import Meter, MetricLog
+from trainkit.metrics import Meter, MetricLog, over_all_ranks
 from trainkit.protocols import Batch, Data, Engine, World
+from trainkit.rescue import rescue
 from trainkit.resilience.guard import Guard, Health
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, truncate_after
@@ -75,6 +76,7 @@ class Trainer:
         self.engine, self.world, self.data, self.store = engine, world, data, store
         self.folder, self.stop = folder, stop
         self.progress, self.guard = Progress(), Guard(settings.anomaly)
+        self.between = True  # two steps: the state is that of progress.step
         self.metrics: dict[str, float] = {}
         order = Order(len(data.train), self.train.seed)
         self.plan = Plan(order, self.train.global_batch, self.train.micro_batch, world.dp_rank, world.dp_size)
@@ -92,8 +94,12 @@ class Trainer:
         outcome: Outcome | None = None
         while outcome is None:
             keep = self.settings.checkpoint
-            with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
-                outcome = self.loop()
+            try:
+                with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
+                    outcome = self.loop()
+            except Exception as error:
+                self.rescue(error)
+                raise
             if outcome is None:
                 self.go_back()
         self.log.close()
@@ -116,21 +122,17 @@ class Trainer:
             )
             weight, tokens, stop, wishes = self.world.total(local)
             lr = learning_rate * scale(progress.step, self.total)
-            trained = self.train_step(step, share, weight, lr)
-            progress.step, progress.samples = progress.step + 1, step.samples
+            number = progress.step + 1
+            evaluates = self.data.heldout is not None and self.due(number, train.eval_every)
+            logs = evaluates or self.due(number, train.log_every)
+            trained = self.train_step(step, share, weight, lr, logs)
+            progress.step, progress.samples, self.between = number, step.samples, True
             self.meter.add(tokens)
             if self.ledger is not None:
-                self.ledger.write(progress.step, step, skipped=trained is None)
-            evaluate = self.data.heldout is not None and self.due(train.eval_every)
-            if evaluate or progress.step % train.log_every == 0 or progress.step == self.total:
-                row = {"step": progress.step, "samples": progress.samples, "lr": lr} | self.meter.read()
-                if evaluate:
-                    row |= self.look()
-                    self.meter.restart()
-                if trained is None:
-                    self.log.row(row | {"skipped": 1})
-                else:
-                    self.log.train_row(row, weight, *trained)
+                self.ledger.write(number, step, skipped=trained is None)
+            if logs:
+                row = {"step": number, "samples": step.samples, "lr": lr} | self.meter.read()
+                self.log_row(row, weight, trained, evaluates)
             if self.guard.gives_up(progress.health) and not stop:
                 return None
             early = self.exhausted()
@@ -145,16 +147,21 @@ class Trainer:
                 break
         return "done"
 
-    def train_step(self, step: Step, share: list[Batch], weight: float, lr: float) -> tuple[Tensor, Tensor] | None:
-        """Train the next global batch. Returns this rank's loss sum and the norm of the gradient; None if the batch is
-        to be skipped, or bad, which leaves everything as it was."""
+    def train_step(
+        self, step: Step, share: list[Batch], weight: float, lr: float, logs: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Train the next global batch. Returns its loss sum (over all ranks if `logs`) and the norm of its gradient;
+        None if it is to be skipped, or bad, which leaves everything as it was."""
         health, number = self.progress.health, self.progress.step + 1
         if number in health.skipped:
             return None
         self.reseed(self.progress.step)
         loss_sum = self.engine.forward_backward(share, weight)
+        if logs or self.settings.anomaly.spike is not None:
+            loss_sum = over_all_ranks(loss_sum, self.world)
         why = self.spike(loss_sum, weight)
         if why is None:
+            self.between = False
             norm = self.engine.update(lr)
             if math.isfinite(norm.item()):
                 health.bad = 0
@@ -167,18 +174,30 @@ class Trainer:
         return None
 
     def spike(self, loss_sum: Tensor, weight: float) -> str | None:
-        """Why the loss of a global batch speaks against training it, if spikes are looked for. Collective then."""
+        """Why the loss of a global batch speaks against training it, if spikes are looked for."""
         if self.settings.anomaly.spike is None or not weight:
             return None
-        return self.guard.spike(self.progress.health, self.world.reduce(loss_sum.float().clone()).item() / weight)
+        return self.guard.spike(self.progress.health, loss_sum.item() / weight)
+
+    def log_row(
+        self, row: dict[str, Any], weight: float, trained: tuple[Tensor, Tensor] | None, evaluates: bool
+    ) -> None:
+        """Log a step, with what it came to if it was trained."""
+        if evaluates:
+            row |= self.look()
+            self.meter.restart()
+        if trained is None:
+            self.log.row(row | {"skipped": 1})
+        else:
+            self.log.train_row(row, weight, *trained)
 
     def exhausted(self) -> bool:
         """Whether train.patience evaluations in a row brought no better eval_loss."""
         return self.train.patience is not None and self.progress.stale >= self.train.patience
 
-    def due(self, every: int | None) -> bool:
-        """Whether something that happens every `every` steps, and after the last one, happens now."""
-        return self.progress.step == self.total or (every is not None and self.progress.step % every == 0)
+    def due(self, step: int, every: int | None) -> bool:
+        """Whether something that happens every `every` steps, and after the last one, happens after `step`."""
+        return step == self.total or (every is not None and step % every == 0)
 
     def batches(self) -> Iterator[tuple[Step, list[Batch]]]:
         """The steps that are left; what the loop waits for them is measured."""
@@ -276,9 +295,31 @@ class Trainer:
 
     def save(self, last: bool) -> None:
         self.log.flush()
-        trainer = {"progress": asdict(self.progress), "metrics": self.metrics}
-        self.saver.save(self.progress.step, self.engine.state_dict, trainer, last)
+        self.saver.save(self.progress.step, self.engine.state_dict, self.small_state(), last)
         self.meter.restart()
+
+    def small_state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the engine's tensors."""
+        return {"progress": asdict(self.progress), "metrics": self.metrics}
+
+    def rescue(self, fault: Exception) -> None:
+        """Save the newest step before the run breaks, where that can be done alone (rescue.py). Whatever goes wrong in
+        it is told, and hides nothing of the fault."""
+        step, attempt, ranks = self.progress.step, self.store.attempt, range(self.world.size)
+        if isinstance(fault, TrainkitError) or not self.between:
+            return
+        journals = [self.folder.ledger(attempt, rank) for rank in ranks] if self.ledger is not None else []
+        if self.due(step, self.train.log_every):
+            journals.append(self.folder.metrics)
+        try:
+            self.log.flush()
+            saved = rescue(self.engine, self.world, self.store, self.small_state(), step, journals)
+        except Exception as error:
+            self.folder.event("save_failed", step=step, message=f"{type(error).__name__}: {error}", in_a_row=1)
+            return
+        if saved is not None:
+            cost = {"seconds": round(saved.seconds, 3), "stall": round(saved.seconds, 3), "bytes": saved.bytes}
+            self.folder.event("save", step=step, path=str(saved.path), rescued_by=self.world.rank, **cost)
 
     def finish(self) -> None:
         """Show what the model does now and write it for use without trainkit."""

@@ -180,7 +180,7 @@ def summary(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "summary.json").read_text()))
 
 
-MEASURED = ("time", "tokens_per_second", "memory_mb")
+MEASURED = ("time", "tokens_per_second", "data_wait", "memory_mb", "evaluation_seconds")
 
 
 def curve(run: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.command import NOT_TRACKED, STEPS, TWO, WORDS, Running, done, events, saved, summary, until
+from tests.e2e.command import NOT_TRACKED, STEPS, TWO, WORDS, Running, done, events, last_step, saved, summary, until
 from tests.e2e.test_interruption import same_run
 
 KILLED_AT = 150  # the checkpoint of step 100 is written by then, or being written
@@ -41,6 +41,19 @@ def test_a_rank(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
     assert Path(failure["log"]).is_file()
     assert summary(running.run)["status"] == "failed"
     goes_on(running, undisturbed(2))
+
+
+def test_a_rank_of_a_run_that_has_saved_nothing(tmp_path: Path) -> None:
+    """The other one has all of the state, and saves the last step that both have made."""
+    words = ("checkpoint.every=null", *COMMAND)
+    running = Running(tmp_path, *(word for word in words if word != "checkpoint.every=100"))
+    running.reach(KILLED_AT)
+    _, ranks = running.processes()
+    ranks[1].kill()
+    assert running.wait() == 1
+    (rescued,) = events(running.run, "save")
+    assert rescued["rescued_by"] == 0
+    assert rescued["step"] == last_step(running.run) >= KILLED_AT
 
 
 def test_the_agent(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:

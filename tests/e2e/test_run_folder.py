@@ -54,21 +54,20 @@ def test_the_files_are_those_of_the_contract(finished: tuple[Path, str]) -> None
 
 def test_every_step_has_a_row_with_all_keys(finished: tuple[Path, str]) -> None:
     first, *rows = lines(finished[0] / "metrics.jsonl")
-    assert set(first) == {"step", "samples", "time", "eval_loss", "eval_accuracy"}
+    evaluated = {"eval_loss", "eval_accuracy", "evaluation_seconds"}
+    assert set(first) == {"step", "samples", "time", *evaluated}
     assert [row["step"] for row in rows] == list(range(1, 21))
     assert [row["samples"] for row in rows] == list(range(64, 21 * 64, 64))
-    always = {"step", "samples", "loss", "lr", "grad_norm", "tokens_per_second", "memory_mb", "time"}
-    assert [set(row) - always for row in rows] == [
-        {"eval_loss", "eval_accuracy"} if row["step"] in (10, 20) else set() for row in rows
-    ]
+    always = {"step", "samples", "loss", "lr", "grad_norm", "tokens_per_second", "data_wait", "memory_mb", "time"}
+    assert [set(row) - always for row in rows] == [evaluated if row["step"] in (10, 20) else set() for row in rows]
     assert rows[-1]["eval_loss"] < first["eval_loss"]
 
 
 def test_the_events_tell_the_run_in_order(finished: tuple[Path, str]) -> None:
     happened = lines(finished[0] / "events.jsonl")
-    assert [event["event"] for event in happened] == ["start", "save", "end"]
+    assert [event["event"] for event in happened] == ["launch", "start", "save", "end"]
     assert [event["time"] for event in happened] == sorted(event["time"] for event in happened)
-    start, save, end = happened
+    _, start, save, end = happened
     assert (start["step"], start["total_steps"], start["ranks"], start["strategy"]) == (0, 20, 1, "local")
     assert (save["step"], save["path"]) == (20, str(finished[0] / "checkpoints/step_20"))
     assert (end["step"], end["status"], end["exit_code"]) == (20, "done", 0)

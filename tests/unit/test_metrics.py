@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.conformance.pool import Pool
-from trainkit.metrics import Meter, MetricLog
+from trainkit.metrics import Meter, MetricLog, over_all_ranks
 from trainkit.runfolder import read_lines
 from trainkit.strategy._world import Solo, connect
 
@@ -44,7 +44,8 @@ def test_a_batch_that_counts_nothing_has_loss_zero(tmp_path: Path) -> None:
 def log_together(path: str, dtype: torch.dtype, losses: tuple[float, float]) -> None:
     world = connect("cpu", 60)
     log = MetricLog(Path(path), world)
-    log.train_row({"step": 1}, 6.0, torch.tensor(losses[world.rank], dtype=dtype), torch.tensor(0.5))
+    loss = over_all_ranks(torch.tensor(losses[world.rank], dtype=dtype), world)
+    log.train_row({"step": 1}, 6.0, loss, torch.tensor(0.5))
     log.row({"step": 2})
     log.close()
     world.close()

@@ -36,8 +36,9 @@ class Attempt:
 
     @property
     def ended(self) -> float:
-        """When it was heard of last."""
-        return float(self.events[-1]["time"])
+        """When it was heard of last; if its newest step was saved because it broke, when that was done."""
+        rescued = [event for event in self.of("save") if "rescued_by" in event]
+        return float((rescued or self.events)[-1]["time"])
 
     def of(self, *kinds: str) -> list[Row]:
         """Its events of these kinds."""

@@ -52,7 +52,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, world: World, attempt: int, about: Mapping[str, Any], say: Say) -> None:
         self.folder, self.attempt = folder, attempt
-        self._world, self._about, self._say = world, about, say
+        self._world, self.about, self.say = world, about, say
         self._drafting: Drafting | None = None
         self._saved: int | None = None
         self._damaged: set[int] = set()
@@ -108,7 +108,7 @@ class CheckpointStore:
             if self._world.rank == 0:
                 m.write_synced(writing / m.TRAINER, json.dumps(trainer, indent=1))
                 files.update(draft.index(writing, written), **{m.TRAINER: m.digest(writing / m.TRAINER)})
-                m.commit(writing, final, files, {"step": step, "about": self._about, "tensors": draft.layout()})
+                m.commit(writing, final, files, {"step": step, "about": self.about, "tensors": draft.layout()})
                 self._clear(".damaged-*")
 
         try:
@@ -169,7 +169,7 @@ class CheckpointStore:
             self._damaged.add(step)
             damage.append(f"checkpoint {path} is damaged: {'; '.join(problems)}")
             if self._world.rank == 0:
-                self._say(f"{damage[-1]}; looking at the one before it")
+                self.say(f"{damage[-1]}; looking at the one before it")
         if damage:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} can be trusted:\n    " + "\n    ".join(damage) + "\n"
@@ -216,7 +216,7 @@ class CheckpointStore:
 
     def _written_by(self, about: Mapping[str, Any]) -> str:
         """What a checkpoint says of the run that wrote it, where that differs from this run."""
-        wrote, ours = {**about, **about.get("fixed", {})}, {**self._about, **self._about.get("fixed", {})}
+        wrote, ours = {**about, **about.get("fixed", {})}, {**self.about, **self.about.get("fixed", {})}
         told = [key for key in wrote if key not in ("fixed", "versions")]  # nobody sets a version to go on
         changed = [f"{key}={wrote[key]}" for key in told if ours.get(key) != wrote[key]]
         hint = f"it was written with {', '.join(changed)}; " if changed else ""
@@ -234,12 +234,12 @@ class CheckpointStore:
             old = retention.superseded(self.folder, self._saved, keep.keep, keep.keep_every, best, self._damaged)
             problems = m.verify(m.step_folder(self.folder, self._saved)) if old else []
             if problems:
-                self._say(f"no old checkpoint is deleted: step {self._saved} is damaged: {'; '.join(problems)}")
+                self.say(f"no old checkpoint is deleted: step {self._saved} is damaged: {'; '.join(problems)}")
                 return
             for path in old:
                 m.discard(path)
         except OSError as error:
-            self._say(f"old checkpoints in {self.folder} cannot be deleted: {reason(error)}")
+            self.say(f"old checkpoints in {self.folder} cannot be deleted: {reason(error)}")
 
 
 def intact(folder: Path) -> str:

@@ -65,6 +65,15 @@ def test_what_a_lost_attempt_trained_after_its_save_is_lost(tmp_path: Path) -> N
     assert parts.wall == pytest.approx(165)
 
 
+def test_what_was_saved_because_the_attempt_broke_is_not_lost(tmp_path: Path) -> None:
+    rescued = save(60, 7, 1, 1) | {"rescued_by": 1}
+    events = [launch(0), start(10), save(50, 4), rescued, {"event": "failure", "time": 70}]
+    events += [launch(72, 2), start(80, 7), {"event": "end", "time": 90, "status": "done"}]
+    parts = made(tmp_path, events, [row(40, 4), row(58, 7), row(90, 10)])
+    assert (parts.lost, parts.down) == (0, pytest.approx(12))
+    assert parts.training == pytest.approx(60 - 10 - 1.5 + 10)
+
+
 def test_an_attempt_that_was_stopped_lost_nothing(tmp_path: Path) -> None:
     events = [launch(0), start(10), save(50, 4), {"event": "stop", "time": 50, "step": 4}]
     events += [{"event": "end", "time": 51, "status": "stopped"}, launch(500, 2), start(505, 4), save(600, 9)]

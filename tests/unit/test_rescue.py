@@ -1,0 +1,99 @@
+"""A fault between two steps loses neither; what cannot be whole is not saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from tests.conformance.training import tensors
+from tests.unit.test_bad_steps import after_backward
+from tests.unit.test_trainer import during, events, logged, trainer
+from trainkit.checkpoint.manifest import committed
+from trainkit.errors import TrainkitError
+from trainkit.rescue import rescue
+from trainkit.runfolder import append_line
+from trainkit.strategy._world import Solo
+from trainkit.trainer import Trainer
+
+STEPS = 8
+
+
+def broken(t: Trainer, step: int, error: Exception) -> None:
+    """`error` in the backward pass of `step`."""
+
+    def fail(now: int) -> None:
+        if now == step:
+            raise error
+
+    after_backward(t, fail)
+    with pytest.raises(type(error)):
+        t.fit()
+
+
+def test_the_newest_step_is_saved_and_the_run_ends_where_it_would_have(tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert trainer(whole, steps=STEPS).fit() == "done"
+    broken(trainer(run, steps=STEPS, ledger=True), 6, RuntimeError("Connection closed by peer"))
+    (saved,) = events(run, "save")
+    assert (saved["step"], saved["rescued_by"]) == (5, 0)
+    assert trainer(run, attempt=2, steps=STEPS, ledger=True).fit() == "done"
+    assert [event["step"] for event in events(run, "start")] == [0, 5]
+    assert logged(run) == list(range(1, STEPS + 1))
+    ours, theirs = tensors(run, STEPS), tensors(whole, STEPS)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_in_the_middle_of_an_update_nothing_is_whole(tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=STEPS)
+    during(t, lambda step: 1 // (3 - step))
+    with pytest.raises(ZeroDivisionError):
+        t.fit()
+    assert committed(tmp_path / "checkpoints") == []
+
+
+def test_what_trainkit_itself_refuses_is_no_fault_to_be_rescued_from(tmp_path: Path) -> None:
+    broken(trainer(tmp_path, steps=STEPS), 3, TrainkitError("no"))
+    assert committed(tmp_path / "checkpoints") == []
+
+
+def test_a_rescue_that_fails_is_told_and_hides_nothing(tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=STEPS)
+    t.small_state = lambda: {"progress": object()}  # type: ignore[method-assign]
+    broken(t, 3, ZeroDivisionError())
+    (failed,) = events(tmp_path, "save_failed")
+    assert failed["step"] == 2
+    assert committed(tmp_path / "checkpoints") == []
+
+
+# ------------------------------------------------------------------------------- what counts as whole
+
+
+def rescued(t: Trainer, journals: list[Path], **world: Any) -> bool:
+    return rescue(t.engine, replace(Solo(device=torch.device("cpu")), **world), t.store, {}, 3, journals) is not None
+
+
+def test_a_step_that_a_journal_lacks_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainkit.rescue.PATIENCE_S", 0.05)
+    t, journal = trainer(tmp_path), tmp_path / "rank_1.jsonl"
+    append_line(journal, {"step": 2, "ids": []})
+    assert not rescued(t, [journal])
+    append_line(journal, {"step": 3, "ids": []})
+    assert rescued(t, [journal])
+    assert not rescued(t, [journal])  # it is saved already
+
+
+def test_ranks_that_divide_the_model_do_not_save_alone(tmp_path: Path) -> None:
+    assert not rescued(trainer(tmp_path), [], size=2, dp_size=1)
+
+
+def test_a_rank_that_has_a_part_of_a_tensor_does_not_save_alone(tmp_path: Path) -> None:
+    t = trainer(tmp_path)
+    part: Any = Tensor._make_subclass(DTensor, torch.zeros(1))
+    t.engine.state_dict = lambda: {"model": {"weight": part}}  # type: ignore[method-assign]
+    assert not rescued(t, [])

@@ -1,7 +1,8 @@
 """Rank processes that stay alive for many cases: importing torch once instead of once per case.
 
-`Pool.run(n, function, *args)` calls `function(*args)` on n ranks with torchrun's environment variables set, a fresh
-port each time, and returns what each of them returned, in rank order.
+`Pool.run(n, function, *args)` calls `function(*args)` on n ranks with torchrun's environment variables set, and returns
+what each of them returned, in rank order. As under torchrun the ranks find each other in a store that the parent keeps,
+a new one for each run: a port that was free a moment ago may be another program's by now.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import ctypes
 import multiprocessing as mp
 import os
 import signal
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
 
 class Pool:
     def __init__(self, size: int) -> None:
         self._context = mp.get_context("fork")
         self._workers = [self._start() for _ in range(size)]
+        self._store: TCPStore | None = None
 
     def _start(self) -> tuple[mp.process.BaseProcess, Connection]:
         ours, theirs = self._context.Pipe()
@@ -32,24 +34,24 @@ class Pool:
         return process, ours
 
     def run(self, ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
-        port = _free_port()
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # and the one before goes
         for rank, (_, pipe) in enumerate(self._workers[:ranks]):
-            pipe.send((rank, ranks, port, function, args))
+            pipe.send((rank, ranks, self._store.port, function, args))
         pipes = {pipe: rank for rank, (_, pipe) in enumerate(self._workers[:ranks])}
         results: dict[int, Any] = {}
         while len(results) < ranks:
             ready = wait([p for p, r in pipes.items() if r not in results], timeout)
             if not ready:
                 self._replace(ranks)
-                raise TimeoutError(f"ranks {sorted(set(range(ranks)) - set(results))} gave no answer in {timeout} s")
+                silent = f"ranks {sorted(set(range(ranks)) - set(results))} gave no answer in {timeout} s"
+                raise TimeoutError("\n".join([silent, *_errors(results)]))
             for pipe in ready:
                 try:
                     results[pipes[pipe]] = pipe.recv()  # type: ignore[union-attr,index]
                 except EOFError:
                     self._replace(ranks)
                     raise RuntimeError(f"rank {pipes[pipe]} died") from None  # type: ignore[index]
-        errors = [f"rank {r}:\n{text}" for r, (ok, text) in sorted(results.items()) if not ok]
-        if errors:
+        if errors := _errors(results):
             self._replace(ranks)
             raise RuntimeError("\n".join(errors))
         return [results[r][1] for r in range(ranks)]
@@ -78,13 +80,12 @@ def _serve(pipe: Connection) -> None:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
         os.environ.update({name: str(value) for name, value in place.items()})
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
         try:
             pipe.send((True, function(*args)))
         except Exception:
             pipe.send((False, traceback.format_exc()))
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+def _errors(results: dict[int, Any]) -> list[str]:
+    return [f"rank {rank}:\n{text}" for rank, (ok, text) in sorted(results.items()) if not ok]

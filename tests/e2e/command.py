@@ -116,10 +116,12 @@ class Terminal:
         os.close(self._fd)
 
     def wait(self, shown: bool = True) -> int:
-        """The exit code, once the process has ended."""
-        until(lambda: self._ended() is not None, self._read if shown else lambda: True)
+        """The exit code, once the process has ended. With `shown` all that it writes is taken first."""
+        deadline = time.monotonic() + PATIENCE_S
         while shown and self._read():
-            pass
+            assert time.monotonic() < deadline, "it never ended"
+            time.sleep(0.002)
+        until(lambda: self._ended() is not None, lambda: True)
         code = self._ended()
         assert code is not None
         return code

@@ -1,7 +1,9 @@
-"""The agent of one machine: imports torch once, then forks the ranks and watches them with torchelastic.
+"""The agent of one machine: imports torch once, forks the ranks, watches them, and starts them again if one fails.
 
     front --SIGTERM--> agent --SIGUSR1--> ranks: agree on a step, save, leave      -> exit 75
-    a rank fails       -> torchelastic ends the others -> `failure` event          -> exit 1 or 2
+    a rank fails       -> the others are ended -> `failure` event
+                       -> `restart` event, the next attempt from the newest checkpoint (resilience/recovery.py decides)
+                       -> or `give_up` event                                       -> exit 1 or 2
     the front dies     -> the agent gets SIGTERM (parent-death signal)             -> as above
     the agent dies     -> the ranks get SIGINT (parent-death signal)               -> they save and leave
 
@@ -18,19 +20,26 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import sys
 import time
-import uuid
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Literal
+
+import yaml
 
 from trainkit import main as rank
-from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from trainkit.checkpoint.manifest import committed
+from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
+from trainkit.launcher._ranks import PR_SET_PDEATHSIG, Ranks
+from trainkit.resilience import failure, recovery
+from trainkit.resilience.lock import RunLock
+from trainkit.resilience.pulse import Pulse
 from trainkit.runfolder import RunFolder
+from trainkit.settings import Recovery
 
-PR_SET_PDEATHSIG = 1
+LOOK_S = 0.1
 
 
 def main() -> int:
@@ -46,7 +55,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _pass_on)
 
-    import torch.distributed.launcher.api  # noqa: F401  # the slow part
+    import torch.distributed  # noqa: F401  # the slow part
 
     order = sys.stdin.readline()
     if not order:
@@ -56,81 +65,75 @@ def main() -> int:
     with (folder.logs(attempt) / "agent.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    return launch(folder, ranks, attempt)
-
-
-def launch(folder: RunFolder, ranks: int, attempt: int) -> int:
-    """Start `ranks` ranks on the run folder and watch them to their end."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    from trainkit.launcher._deaths import Deaths
-    from trainkit.launcher._logs import RankLogs
-
-    deaths = Deaths()
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        start_method="fork" if sys.platform == "linux" else "spawn",
-        logs_specs=RankLogs(folder.logs(attempt)),
-        signals_to_handle="SIGQUIT",  # the others are ours: they ask for a checkpoint
-        shutdown_timeout=10,
-    )
     try:
-        outcomes = elastic_launch(config, rank.work)(str(folder.root), attempt)
-    except ChildFailedError as error:
-        seen = error.get_first_failure()[1]
-        pid, exit_code = deaths.first or (seen.pid, seen.exitcode)
-        return report(folder, attempt, rank_of(folder, attempt, pid, seen.local_rank), exit_code)
-    return EXIT_STOPPED if "stopped" in outcomes.values() else EXIT_DONE
+        RunLock(folder.ranks_lock, folder.root)  # until the last rank is gone, whatever becomes of this process
+    except ConfigError as error:
+        log_file = str(folder.logs(attempt) / "agent.log")
+        folder.event("failure", attempt=attempt, log=log_file, **failure.event(str(error), None))
+        return EXIT_FAILED
+    return supervise(folder, ranks, attempt)
+
+
+def supervise(folder: RunFolder, ranks: int, attempt: int) -> int:
+    """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
+    config = yaml.safe_load(folder.config.read_text())
+    policy, checkpoints = Recovery(**config["recovery"]), folder.checkpoints(config["checkpoint"]["dir"])
+    code, state = EXIT_DONE, recovery.start(attempt, ranks, newest(checkpoints))
+    while state.phase == "running":
+        outcome = attend(folder, state, again=state.attempt > attempt)
+        if not isinstance(outcome, failure.Failure):
+            state = recovery.ended(state, outcome)
+            continue
+        code = outcome.exit_code
+        state = recovery.decide(policy, recovery.failed(state, outcome), newest(checkpoints), rank.stop.raised)
+        if state.phase == "restarting":
+            state = restart(folder, state)
+        elif outcome.cause != "refused":
+            folder.event("give_up", attempt=state.attempt, why=state.reason)
+    return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
+
+
+def attend(folder: RunFolder, state: recovery.State, again: bool) -> Literal["done", "stopped"] | failure.Failure:
+    """One attempt, from the fork to the end of its last rank; `again`: it goes on from one before. A `failure` event
+    tells of the rank that failed first."""
+    logs, pulse, ended = folder.logs(state.attempt), Pulse(state.ranks), dict[int, int]()
+    ranks = Ranks(state.ranks, logs, partial(rank.work, str(folder.root), state.attempt, again, pulse))
+    try:
+        while len(ended) < state.ranks and failure.first_bad(ended) is None:
+            ended = ranks.wait(LOOK_S)
+    finally:
+        ranks.end()
+    bad = failure.first_bad(ended)
+    if bad is None:
+        return "stopped" if EXIT_STOPPED in ended.values() else "done"
+    found = failure.find(logs, bad, ended[bad], pulse.read(bad).step)
+    folder.event("failure", attempt=state.attempt, **found.told)
+    return found
+
+
+def restart(folder: RunFolder, state: recovery.State) -> recovery.State:
+    """Announce the next attempt and wait for its time, or until the run is asked to stop."""
+    following = state.attempt + 1
+    folder.logs(following).mkdir()
+    folder.event(
+        "restart", attempt=following, ranks=state.ranks, step=max(state.saved, 0), pause=state.pause_s, why=state.reason
+    )
+    until = time.monotonic() + state.pause_s
+    while not rank.stop.raised:
+        if time.monotonic() >= until:
+            return recovery.go(state)
+        time.sleep(LOOK_S)
+    return recovery.called_off(state)
+
+
+def newest(checkpoints: Path) -> int:
+    """Step of the newest checkpoint; -1 for none."""
+    return max(committed(checkpoints), default=-1)
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
     """Ask every rank of this process group to save and leave."""
     os.killpg(0, signal.SIGUSR1)
-
-
-def rank_of(folder: RunFolder, attempt: int, pid: int, otherwise: int) -> int:
-    """The rank that ran as process `pid`."""
-    notes = folder.logs(attempt).glob("rank_*.pid")
-    known = {note.read_text(): int(note.stem.removeprefix("rank_")) for note in notes}
-    return known.get(str(pid), otherwise)
-
-
-def report(folder: RunFolder, attempt: int, failed: int, exit_code: int) -> int:
-    """Write the `failure` event of the rank that failed first, and return the run's exit code.
-
-    A rank that a signal or exit() ended leaves no file; what the others raised after it is its consequence.
-    """
-    logs = folder.logs(attempt)
-    if (logs / f"rank_{failed}.failure.json").exists():
-        told = [json.loads(f.read_text()) for f in logs.glob("rank_*.failure.json")]
-        cause: dict[str, Any] = min(told, key=lambda failure: failure["time"])
-    else:
-        cause = {
-            "rank": failed,
-            "host": socket.gethostname(),
-            "time": time.time(),
-            "exit_code": EXIT_FAILED,
-            "message": f"rank {failed} {_ending(exit_code)}",
-            "traceback": "",
-        }
-    code: int = cause["exit_code"]
-    folder.event("failure", attempt=attempt, log=str(logs / f"rank_{cause['rank']}.log"), **cause)
-    return code
-
-
-def _ending(exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"called exit({exit_code})"
-    name = signal.Signals(-exit_code).name
-    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 if __name__ == "__main__":

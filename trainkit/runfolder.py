@@ -2,7 +2,7 @@
 
     RUN/config.yaml                resolved configuration
     RUN/metrics.jsonl              one row per logged step
-    RUN/events.jsonl               start, sample, save, save_failed, stop, failure, end
+    RUN/events.jsonl               start, sample, save, save_failed, stop, failure, restart, give_up, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
     RUN/logs/attempt_A/rank_R.log
@@ -55,6 +55,14 @@ class RunFolder:
 
     def logs(self, attempt: int) -> Path:
         return self.root / "logs" / f"attempt_{attempt}"
+
+    @property
+    def command_lock(self) -> Path:
+        return self.root / "logs" / "command.lock"
+
+    @property
+    def ranks_lock(self) -> Path:
+        return self.root / "logs" / "ranks.lock"
 
     def ledger(self, attempt: int, rank: int) -> Path:
         return self.root / "ledger" / f"attempt_{attempt}" / f"rank_{rank}.jsonl"

@@ -68,6 +68,23 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """recovery.*: how often a run restarts by itself.
+
+    killed, raised, hung   restarts in a row without a new checkpoint, after a rank was ended by a signal, raised an
+                           error, made no step in the watchdog's time
+    repeats                how often in a row the same failure in the same step ends the run, whatever is left
+    pause_s                before the second restart in a row; twice that before the third, and so on up to a minute
+    """
+
+    killed: Annotated[int, Ge(0)]
+    raised: Annotated[int, Ge(0)]
+    hung: Annotated[int, Ge(0)]
+    repeats: Positive
+    pause_s: Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, whole. Field names are the top-level keys of the configuration."""
 
@@ -77,6 +94,7 @@ class Settings:
     train: Train
     checkpoint: Checkpoint
     data: DataSettings
+    recovery: Recovery
     optimizer: Optimizer
     schedule: Schedule
     strategy: Strategy

@@ -24,7 +24,7 @@ from trainkit.errors import CheckpointError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog
 from trainkit.protocols import Batch, Data, Engine, World
-from trainkit.resilience.stop import StopFlag
+from trainkit.resilience.pulse import Lifeline
 from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.settings import Settings
 
@@ -56,11 +56,11 @@ class Trainer:
         data: Data,
         store: CheckpointStore,
         folder: RunFolder,
-        stop: StopFlag,
+        lifeline: Lifeline,
     ) -> None:
         self.settings, self.train = settings, settings.train
         self.engine, self.world, self.data, self.store = engine, world, data, store
-        self.folder, self.stop = folder, stop
+        self.folder, self.lifeline = folder, lifeline
         self.progress = Progress()
         self.metrics: dict[str, float] = {}
         order = Order(len(data.train), self.train.seed)
@@ -88,9 +88,11 @@ class Trainer:
         scale, learning_rate = self.settings.schedule.factor, self.settings.optimizer.lr
         if self.exhausted():
             return "done"
+        stop, beat = self.lifeline.stop, self.lifeline.beat
         for step, share in self.batches():
-            local = (sum([b.weight for b in share]), sum([b.tokens for b in share]), self.stop.raised)
-            weight, tokens, stop = self.world.total(local)
+            beat(progress.step + 1, "training")
+            local = (sum([b.weight for b in share]), sum([b.tokens for b in share]), stop.raised)
+            weight, tokens, stopping = self.world.total(local)
             self.reseed(progress.step)
             lr = learning_rate * scale(progress.step, self.total)
             loss_sum = self.engine.forward_backward(share, weight)
@@ -107,9 +109,9 @@ class Trainer:
                     self.meter.restart()
                 self.log.train_row(row, loss_sum, weight, norm)
             early = self.exhausted()
-            if stop or early or self.due(self.settings.checkpoint.every):
-                self.save(last=bool(stop) or early or progress.step == self.total)
-            if stop and progress.step < self.total:
+            if stopping or early or self.due(self.settings.checkpoint.every):
+                self.save(last=bool(stopping) or early or progress.step == self.total)
+            if stopping and progress.step < self.total:
                 self.event("stop", step=progress.step)
                 return "stopped"
             if early:
@@ -170,6 +172,7 @@ class Trainer:
         size = self.train.micro_batch or -(-self.train.global_batch // world.dp_size)
         micro_batches, real = split(range(len(source)), world.dp_rank, world.dp_size, size)
         for ids, counts in zip(micro_batches, real, strict=True):
+            self.lifeline.beat(self.progress.step, "evaluating")
             yield load(source, Step([ids], [counts], 0))[1][0]
 
     # ------------------------------------------------------------------------------------ checkpoints
@@ -193,6 +196,7 @@ class Trainer:
         """Write a checkpoint. One that fails is reported and the run goes on; a second in a row, or one at the
         end, raises."""
         self.log.flush()
+        self.lifeline.beat(self.progress.step, "saving")
         trainer = {"progress": asdict(self.progress), "metrics": self.metrics}
         try:
             saved = self.store.save(self.progress.step, self.engine.state_dict(), trainer)
@@ -212,6 +216,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Show what the model does now and write it for use without trainkit."""
+        self.lifeline.beat(self.progress.step, "finishing")
         self.sample("after")
         checkpoint = self.store.latest()
         if checkpoint is None:

@@ -45,7 +45,9 @@ def test_the_keys() -> None:
     def keys(kind: type) -> list[str]:
         return [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
 
-    assert {name: keys(vars(settings)[name]) for name in ("Run", "Train", "Checkpoint", "DataSettings")} == {
+    assert {
+        name: keys(vars(settings)[name]) for name in ("Run", "Train", "Checkpoint", "DataSettings", "Recovery")
+    } == {
         "Run": ["dir"],
         "Train": [
             *("steps", "epochs", "global_batch", "micro_batch", "seed", "clip_norm", "precision", "device"),
@@ -53,6 +55,7 @@ def test_the_keys() -> None:
         ],
         "Checkpoint": ["every", "keep", "metric", "mode", "dir"],
         "DataSettings": ["ledger", "workers"],
+        "Recovery": ["killed", "raised", "hung", "repeats", "pause_s"],
     }
 
 

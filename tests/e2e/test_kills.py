@@ -1,5 +1,5 @@
 """kill -9, as the out-of-memory killer does it, at a step that the test has seen: nothing is left behind, the failure
-is told, and the same command goes on to the bit."""
+is told, and the run goes on to the bit: by itself where a rank is gone, with the same command where more is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.command import NOT_TRACKED, STEPS, TWO, WORDS, Running, done, events, saved, summary, until
-from tests.e2e.test_interruption import same_run
+from tests.e2e.test_interruption import mlflow_runs, same_run
 
 KILLED_AT = 150  # there is one checkpoint by then, of step 100
 COMMAND = (*WORDS, *NOT_TRACKED, *TWO)
@@ -23,20 +23,31 @@ def goes_on(running: Running, undisturbed: Path) -> None:
 
 
 def test_a_rank(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
-    running = Running(tmp_path, *COMMAND)
+    """The run restarts by itself from the newest checkpoint, and MLflow sees one run and every step once."""
+    running = Running(tmp_path, *WORDS, *TWO)
     running.reach(KILLED_AT)
     agent, ranks = running.processes()
     assert set(running.left_behind()) == {agent, *ranks}  # or its emptiness below would say nothing
     ranks[1].kill()
-    assert running.wait() == 1
+    until(lambda: len(events(running.run, "start")) == 2, lambda: running.front.poll() is None)
+    again, others = running.processes()
+    assert again == agent
+    assert not {*others} & {*ranks}
+    assert running.wait() == 0
     assert running.left_behind() == []
-    (failure,) = events(running.run, "failure")
-    assert (failure["rank"], failure["exit_code"]) == (1, 1)
+    (failure,), (restart,) = (events(running.run, kind) for kind in ("failure", "restart"))
+    assert (failure["rank"], failure["attempt"], failure["cause"]) == (1, 1, "killed")
     assert "rank 1 was killed by SIGKILL" in failure["message"]
-    assert "rank 1 was killed by SIGKILL" in running.said.read_text()
+    assert failure["message"] in running.said.read_text()
     assert Path(failure["log"]).is_file()
-    assert summary(running.run)["status"] == "failed"
-    goes_on(running, undisturbed(2))
+    assert 100 <= restart["step"] <= failure["step"]
+    starts = [(event["attempt"], event["step"]) for event in events(running.run, "start")]
+    assert starts == [(1, 0), (restart["attempt"], restart["step"])]
+    assert restart["attempt"] == 2
+    assert (summary(running.run)["status"], summary(running.run)["attempts"]) == ("done", 2)
+    same_run(running.run, undisturbed(2))
+    ((status, steps),) = mlflow_runs(tmp_path).values()
+    assert (status, steps) == ("FINISHED", list(range(1, STEPS + 1)))
 
 
 def test_the_agent(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import yaml
 from tests.conformance.settings import make
 from tests.unit.console.runs import start, trained
 from trainkit import front
-from trainkit.errors import Problem
+from trainkit.errors import ConfigError, Problem
 from trainkit.protocols import Cluster, RunInfo, Strategy
+from trainkit.resilience import failure
+from trainkit.resilience.lock import RunLock
 from trainkit.runfolder import RunFolder, read_lines
 
 CLUSTER = Cluster(hosts=1, ranks=2, gpus=0, cores=2)
@@ -169,6 +171,30 @@ def test_a_longer_run_that_was_cut_off_is_not_taken_for_done(tmp_path: Path) -> 
     again = Script([trains(5)])
     assert run(tmp_path, again, steps=5) == 0
     assert again.started == [3]
+
+
+def test_a_second_command_in_the_folder_is_refused_and_touches_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for lock in (folder.command_lock, folder.ranks_lock):  # the command itself, or ranks that have lost theirs
+        script = Script([trains(3)])
+        with RunLock(lock, folder.root), pytest.raises(ConfigError, match="another command is at work in this folder"):
+            run(folder.root, script)
+        assert script.started == []
+        assert [path.name for path in folder.root.iterdir()] == ["logs"]
+    assert run(folder.root, Script([trains(3)])) == 0
+
+
+def test_a_failure_that_was_recovered_from_does_not_explain_a_later_one(tmp_path: Path) -> None:
+    def fails(folder: RunFolder, attempt: int) -> None:
+        folder.event("failure", attempt=attempt, **failure.event("rank 1 was killed", 1), log="log")
+        folder.logs(attempt + 1).mkdir()
+
+    assert run(tmp_path, Script([trains(1), fails], -9)) == 1
+    told = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "failure"]
+    assert [(event["attempt"], event["message"]) for event in told] == [
+        (1, "rank 1 was killed"),
+        (2, "the process that starts the ranks was killed by SIGKILL"),
+    ]
 
 
 def test_a_row_that_a_full_disk_cut_off_spoils_no_later_attempt(tmp_path: Path) -> None:

@@ -22,7 +22,13 @@ from trainkit.config.suggest import suggest
 from trainkit.errors import ConfigError, Problem
 from trainkit.protocols import Launcher, Optimizer, Schedule, Strategy, Task, Tracker
 
-SECTIONS: dict[str, type] = {"run": s.Run, "train": s.Train, "checkpoint": s.Checkpoint, "data": s.DataSettings}
+SECTIONS: dict[str, type] = {
+    "run": s.Run,
+    "train": s.Train,
+    "checkpoint": s.Checkpoint,
+    "data": s.DataSettings,
+    "recovery": s.Recovery,
+}
 SEAMS: dict[str, type] = {
     "optimizer": Optimizer,
     "schedule": Schedule,

@@ -69,7 +69,7 @@ class Numbers:
         return Batch({"input": x}, {"y": x}, len(ids), len(ids))
 """
 YAML = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"
-Begin = Callable[[str], tuple[LocalJob, RunFolder]]
+Begin = Callable[..., tuple[LocalJob, RunFolder]]
 CLUSTER = Cluster(hosts=1, ranks=2, gpus=0, cores=2)
 
 
@@ -78,11 +78,12 @@ def begun(project: Path) -> Iterator[Begin]:
     """Starts two ranks with a fault; ends whatever is left of them."""
     jobs: list[LocalJob] = []
 
-    def start(fault: str) -> tuple[LocalJob, RunFolder]:
+    def start(fault: str, raised: int = 0) -> tuple[LocalJob, RunFolder]:
         folder = RunFolder(project / "run")
         write(project / "recipes/mine.py", RECIPE)
         write(project / "conf/recipe/mine.yaml", f"{YAML}  fault: {fault}\n")
         words = ["recipe=mine", "strategy=ddp", "tracker=none", f"run.dir={folder.root}"]
+        words += ["recovery.killed=0", f"recovery.raised={raised}"]
         train = ["train.steps=2000", "train.global_batch=2", "train.device=cpu"]
         write(folder.config, yaml.safe_dump(compose(words + train)))
         jobs.append(Local(ranks=2).start(folder.root, CLUSTER, 1))
@@ -99,8 +100,8 @@ def ended(job: LocalJob) -> int:
     return 0 if code is None else code
 
 
-def failures(folder: RunFolder) -> list[dict[str, Any]]:
-    return [event for event in read_lines(folder.events) if event["event"] == "failure"]
+def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [event for event in read_lines(folder.events) if event["event"] == kind]
 
 
 @pytest.mark.parametrize(
@@ -109,15 +110,21 @@ def failures(folder: RunFolder) -> list[dict[str, Any]]:
 def test_a_rank_that_vanishes_is_the_cause_and_not_what_the_other_says(fault: str, how: str, begun: Begin) -> None:
     job, folder = begun(fault)
     assert ended(job) == 1
-    (failure,) = failures(folder)
+    (failure,), (given_up,) = events(folder, "failure"), events(folder, "give_up")
     assert (failure["rank"], failure["message"], failure["attempt"]) == (1, f"rank 1 {how}", 1)
+    assert (failure["step"], given_up["attempt"]) == (2, 1)
+    assert "=0 restarts without a new checkpoint are used up" in given_up["why"]
     assert failure["log"] == str(folder.logs(1) / "rank_1.log")
 
 
-def test_a_rank_that_raises_is_the_cause_with_its_traceback(begun: Begin) -> None:
-    job, folder = begun("raises")
+def test_a_rank_that_raises_is_the_cause_with_its_traceback_and_once_more_is_enough(begun: Begin) -> None:
+    job, folder = begun("raises", raised=5)
     assert ended(job) == 1
-    (failure,) = failures(folder)
+    first, failure = events(folder, "failure")
+    assert (first["message"], first["step"]) == (failure["message"], failure["step"])
+    assert [event["attempt"] for event in events(folder, "restart")] == [failure["attempt"]] == [2]
+    (given_up,) = events(folder, "give_up")
+    assert given_up["why"].startswith("step 2 fails in the same way 2 times in a row")
     assert (failure["rank"], failure["message"]) == (1, "ValueError: sample 7 is [torn]")
     assert 'raise ValueError("sample 7 is [torn]")' in failure["traceback"]
     assert "ValueError: sample 7 is [torn]" in Path(failure["log"]).read_text()
@@ -128,14 +135,15 @@ def test_a_run_is_stopped_with_a_checkpoint_or_killed_with_all_its_ranks(begun: 
     until(lambda: any("loss" in row for row in read_lines(folder.metrics)), "training begins")
     job.stop()
     assert ended(job) == EXIT_STOPPED
-    events = {event["event"]: event for event in read_lines(folder.events)}
-    assert events["save"]["step"] == events["stop"]["step"] < 2000
+    (save,), (stop,) = events(folder, "save"), events(folder, "stop")
+    assert save["step"] == stop["step"] < 2000
     again = Local(ranks=2).start(folder.root, CLUSTER, folder.next_attempt())
-    until(lambda: len(list(folder.logs(2).glob("*.pid"))) == 2, "two ranks start")
-    ranks = [psutil.Process(int(path.read_text())) for path in folder.logs(2).glob("*.pid")]
+    until(lambda: len(list(folder.logs(2).glob("rank_*.log"))) == 2, "two ranks start")
+    everyone = [p for p in psutil.Process().children(recursive=True) if "trainkit.agent" in p.cmdline()]
+    assert len(everyone) == 3
     again.kill()
     assert ended(again) == -signal.SIGKILL
-    until(lambda: not any(rank.is_running() and rank.status() != "zombie" for rank in ranks), "the ranks are gone", 10)
+    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in everyone), "they are gone", 10)
 
 
 def test_an_agent_without_an_order_ends_with_the_front() -> None:

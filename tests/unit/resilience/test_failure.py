@@ -1,0 +1,40 @@
+"""What is reported is what ended the run, not what followed from it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from trainkit.resilience import failure
+
+
+def left(logs: Path, rank: int, time: float, code: int = 1) -> None:
+    told = {"rank": rank, "host": "h", "time": time, "exit_code": code, "message": f"error {rank}", "traceback": ""}
+    (logs / f"rank_{rank}.failure.json").write_text(json.dumps(told))
+
+
+def test_a_signal_comes_before_the_errors_that_follow_from_it() -> None:
+    assert failure.first_bad({0: 1, 1: -signal.SIGKILL, 2: 1}) == 1
+    assert failure.first_bad({0: 0, 1: 75, 2: 7}) == 2
+    assert failure.first_bad({0: 0, 1: 75}) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "cause", "message"),
+    [(-9, "killed", "rank 1 was killed by SIGKILL (out of memory?)"), (7, "raised", "rank 1 called exit(7)")],
+)
+def test_a_rank_that_left_no_word_is_the_cause(tmp_path: Path, code: int, cause: str, message: str) -> None:
+    left(tmp_path, 0, 5.0)
+    found = failure.find(tmp_path, 1, code, 38)
+    assert (found.cause, found.message, found.step, found.exit_code) == (cause, message, 38, 1)
+    assert found.told["log"] == str(tmp_path / "rank_1.log")
+
+
+def test_of_several_errors_the_first_is_the_cause(tmp_path: Path) -> None:
+    left(tmp_path, 0, 5.0)
+    left(tmp_path, 1, 4.0, code=2)
+    found = failure.find(tmp_path, 0, 1, 3)
+    assert (found.cause, found.message, found.exit_code, found.told["rank"]) == ("refused", "error 1", 2, 1)

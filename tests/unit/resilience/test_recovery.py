@@ -1,0 +1,136 @@
+"""Whatever happens to a run, in whatever order: it restarts within its budgets, and it ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainkit.resilience import recovery
+from trainkit.resilience.failure import Failure
+from trainkit.resilience.recovery import LONGEST_PAUSE_S, IllegalMove, State
+from trainkit.settings import Recovery
+
+POLICY = Recovery(killed=8, raised=2, hung=2, repeats=2, pause_s=1.0)
+POLICIES = st.builds(
+    Recovery,
+    killed=st.integers(0, 5),
+    raised=st.integers(0, 5),
+    hung=st.integers(0, 5),
+    repeats=st.integers(1, 4),
+    pause_s=st.floats(0, 100),
+)
+
+
+def failure(cause: Any = "killed", step: int = 1, message: str = "rank 1 was killed by SIGKILL") -> Failure:
+    return Failure(cause, step, {"message": message, "exit_code": 1})
+
+
+FAILURES = st.builds(
+    failure, st.sampled_from(["killed", "raised", "hung"]), st.integers(1, 3), st.sampled_from(["this", "that"])
+)
+
+
+def history(policy: Recovery, what: list[tuple[Failure, int]]) -> list[State]:
+    """The states of a run that fails as `what` says: the failure, and the newest checkpoint then."""
+    states = [recovery.start(1, 4, -1)]
+    for each, saved in what:
+        states.append(recovery.failed(states[-1], each))
+        states.append(recovery.decide(policy, states[-1], saved, asked=False))
+        if states[-1].phase != "restarting":
+            break
+        states.append(recovery.go(states[-1]))
+    return states
+
+
+@given(POLICIES, st.lists(FAILURES, min_size=40, max_size=40))
+def test_a_run_that_gets_nowhere_ends_within_its_budgets(policy: Recovery, failures: list[Failure]) -> None:
+    states = history(policy, [(each, -1) for each in failures])
+    restarts = sum(state.phase == "restarting" for state in states)
+    assert states[-1].phase == "gave up"
+    assert restarts <= policy.killed + policy.raised + policy.hung
+    for cause, budget in (("killed", policy.killed), ("raised", policy.raised), ("hung", policy.hung)):
+        assert (
+            sum(s.phase == "restarting" and s.failure is not None and s.failure.cause == cause for s in states)
+            <= budget
+        )
+
+
+@given(POLICIES, st.lists(st.tuples(FAILURES, st.integers(-1, 5)), max_size=30))
+def test_attempts_only_grow_and_pauses_stay_bearable(policy: Recovery, what: list[tuple[Failure, int]]) -> None:
+    for before, after in pairwise(history(policy, what)):
+        assert after.attempt == before.attempt + (after.phase == "running")
+        assert after.saved >= before.saved
+        assert 0 <= after.pause_s <= LONGEST_PAUSE_S
+        assert after.ranks == 4
+
+
+@given(POLICIES.filter(lambda p: p.killed > 0), st.integers(2, 30))
+def test_a_run_that_gets_on_is_never_given_up(policy: Recovery, times: int) -> None:
+    policy = replace(policy, repeats=2)
+    states = history(policy, [(failure(step=7), saved) for saved in range(times)])
+    assert states[-1].phase == "running"
+    assert {state.pause_s for state in states} == {0.0}
+
+
+@given(st.integers(1, 6), st.integers(0, 9))
+def test_the_same_failure_in_the_same_step_ends_the_run_early(repeats: int, saved: int) -> None:
+    policy = replace(POLICY, killed=100, repeats=repeats)
+    states = history(policy, [(failure(step=38), saved)] * 50)
+    assert states[-1].attempt == repeats
+    assert states[-1].phase == "gave up"
+    assert "step 38 fails in the same way" in states[-1].reason
+
+
+def test_another_step_or_another_message_is_another_failure() -> None:
+    others = [failure(step=1), failure(step=2), failure(step=2, message="that"), failure(step=1)]
+    assert history(POLICY, [(each, -1) for each in others])[-1].phase == "running"
+
+
+def test_each_cause_has_its_own_budget() -> None:
+    mixed = [failure("raised", 1), failure("hung", 2), failure("raised", 3), failure("hung", 4), failure("raised", 5)]
+    last = history(POLICY, [(each, -1) for each in mixed])[-1]
+    assert (last.phase, last.attempt) == ("gave up", 5)
+    assert last.reason == "recovery.raised=2 restarts without a new checkpoint are used up"
+
+
+def test_the_first_restart_is_at_once_and_the_next_ones_wait_longer_and_longer() -> None:
+    states = history(POLICY, [(failure(step=step), -1) for step in range(8)])
+    pauses = [state.pause_s for state in states if state.phase == "restarting"]
+    assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
+
+
+@given(POLICIES, FAILURES)
+def test_what_was_refused_or_was_to_stop_is_not_tried_again(policy: Recovery, each: Failure) -> None:
+    started = recovery.start(3, 2, -1)
+    refused = recovery.failed(started, replace(each, cause="refused"))
+    assert recovery.decide(policy, refused, 5, asked=False).phase == "gave up"
+    assert recovery.decide(policy, recovery.failed(started, each), 5, asked=True).phase == "gave up"
+
+
+def test_a_checkpoint_that_was_there_before_the_command_is_no_progress() -> None:
+    state = recovery.failed(recovery.start(1, 2, 40), failure(step=50))
+    state = recovery.decide(POLICY, state, 40, asked=False)
+    state = recovery.failed(recovery.go(state), failure(step=51))
+    assert recovery.decide(POLICY, state, 40, asked=False).spent == {"killed": 2}
+    assert recovery.decide(POLICY, state, 50, asked=False).spent == {"killed": 1}
+
+
+def test_only_what_runs_can_end_or_fail_and_nothing_follows_an_end() -> None:
+    running = recovery.start(1, 2, -1)
+    waiting = recovery.decide(POLICY, recovery.failed(running, failure()), -1, asked=False)
+    ends = [recovery.ended(running, "done"), recovery.ended(running, "stopped"), recovery.called_off(waiting)]
+    assert [end.phase for end in ends] == ["done", "stopped", "stopped"]
+    for state in [*ends, waiting]:
+        for move in (lambda s: recovery.ended(s, "done"), lambda s: recovery.failed(s, failure())):
+            with pytest.raises(IllegalMove):
+                move(state)
+    for state in [*ends, running]:
+        with pytest.raises(IllegalMove):
+            recovery.go(state)
+        with pytest.raises(IllegalMove):
+            recovery.decide(POLICY, state, -1, asked=False)

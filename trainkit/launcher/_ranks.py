@@ -1,0 +1,89 @@
+"""The ranks of one attempt, forked from this process (the agent), and the store through which they find each other.
+
+The environment variables are those of torchrun. The store is kept here and not by a rank, on a port of its own for
+every attempt: no rank's death takes it away, and a rank of an earlier attempt can reach neither it nor the new ranks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import psutil
+
+HOST = "127.0.0.1"
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Ranks:
+    """`count` processes that call `work(rank)` each; what they print goes to logs/rank_R.log. Linux only."""
+
+    def __init__(self, count: int, logs: Path, work: Callable[[int], None]) -> None:
+        from torch.distributed import TCPStore
+
+        # Loaders that a killed rank leaves behind become children of this process, where `end` finds them.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        door = socket.create_server((HOST, 0), backlog=count)
+        port = door.getsockname()[1]
+        fork = multiprocessing.get_context("fork")
+        self._processes = [
+            fork.Process(target=_begin, args=(_place(rank, count, port), logs / f"rank_{rank}.log", work, rank))
+            for rank in range(count)
+        ]
+        for process in self._processes:
+            process.start()
+        # Only now: its threads would not survive a fork. Who knocks before is waited for by the kernel.
+        self._store = TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
+
+    def wait(self, seconds: float) -> dict[int, int]:
+        """Exit codes by rank of those that have ended, negative for a signal; returns early when another one ends."""
+        running = [process.sentinel for process in self._processes if process.exitcode is None]
+        if running:
+            wait(running, seconds)
+        return {r: p.exitcode for r, p in enumerate(self._processes) if p.exitcode is not None}
+
+    def pids(self) -> list[int]:
+        return [process.pid or 0 for process in self._processes]
+
+    def end(self) -> None:
+        """End whatever is left of them at once, with everything that they have started."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        left = psutil.Process().children(recursive=True)
+        for orphan in left:
+            orphan.kill()
+        psutil.wait_procs(left)
+
+
+def _place(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun tells a rank."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": HOST,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+
+
+def _begin(place: dict[str, str], log: Path, work: Callable[[int], None], rank: int) -> None:
+    """A rank's first steps. It is asked to save and leave (SIGINT) if the agent dies."""
+    agent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+    if os.getppid() != agent:
+        signal.raise_signal(signal.SIGINT)  # it died before the signal was armed
+    os.environ.update(place)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    work(rank)

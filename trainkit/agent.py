@@ -4,6 +4,8 @@
     a rank fails       -> the others are ended -> `failure` event
                        -> `restart` event, the next attempt from the newest checkpoint (resilience/recovery.py decides)
                        -> or `give_up` event                                       -> exit 1 or 2
+    no rank is heard of -> all write their stacks to their logs, then as if one had failed
+    a STOP file, run.max_hours over -> as SIGTERM
     the front dies     -> the agent gets SIGTERM (parent-death signal)             -> as above
     the agent dies     -> the ranks get SIGINT (parent-death signal)               -> they save and leave
 
@@ -18,14 +20,16 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -36,10 +40,11 @@ from trainkit.launcher._ranks import PR_SET_PDEATHSIG, Ranks
 from trainkit.resilience import failure, recovery
 from trainkit.resilience.lock import RunLock
 from trainkit.resilience.pulse import Pulse
+from trainkit.resilience.watchdog import Watch, described
 from trainkit.runfolder import RunFolder
-from trainkit.settings import Recovery
+from trainkit.settings import Recovery, Watchdog
 
-LOOK_S = 0.1
+LOOK_S = 0.2
 
 
 def main() -> int:
@@ -52,7 +57,7 @@ def main() -> int:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
     rank.stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _pass_on)
 
     import torch.distributed  # noqa: F401  # the slow part
@@ -71,69 +76,107 @@ def main() -> int:
         log_file = str(folder.logs(attempt) / "agent.log")
         folder.event("failure", attempt=attempt, log=log_file, **failure.event(str(error), None))
         return EXIT_FAILED
-    return supervise(folder, ranks, attempt)
+    return Agent(folder, yaml.safe_load(folder.config.read_text())).supervise(ranks, attempt)
 
 
-def supervise(folder: RunFolder, ranks: int, attempt: int) -> int:
-    """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
-    config = yaml.safe_load(folder.config.read_text())
-    policy, checkpoints = Recovery(**config["recovery"]), folder.checkpoints(config["checkpoint"]["dir"])
-    code, state = EXIT_DONE, recovery.start(attempt, ranks, newest(checkpoints))
-    while state.phase == "running":
-        outcome = attend(folder, state, again=state.attempt > attempt)
-        if not isinstance(outcome, failure.Failure):
-            state = recovery.ended(state, outcome)
-            continue
-        code = outcome.exit_code
-        state = recovery.decide(policy, recovery.failed(state, outcome), newest(checkpoints), rank.stop.raised)
-        if state.phase == "restarting":
-            state = restart(folder, state)
-        elif outcome.cause != "refused":
-            folder.event("give_up", attempt=state.attempt, why=state.reason)
-    return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
+class Agent:
+    """Carries out what resilience/recovery.py decides. `config` is that of the run, checked and resolved."""
+
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        self.folder, self.checkpoints = folder, folder.checkpoints(config["checkpoint"]["dir"])
+        self.policy, self.limits = Recovery(**config["recovery"]), Watchdog(**config["watchdog"])
+        hours = config["run"]["max_hours"]
+        self.hours, self.until = hours, math.inf if hours is None else time.monotonic() + 3600 * hours
+
+    def supervise(self, ranks: int, attempt: int) -> int:
+        """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
+        code, state = EXIT_DONE, recovery.start(attempt, ranks, self.newest())
+        while state.phase == "running":
+            outcome = self.attend(state, again=state.attempt > attempt)
+            if not isinstance(outcome, failure.Failure):
+                state = recovery.ended(state, outcome)
+                continue
+            code = outcome.exit_code
+            state = recovery.failed(state, outcome)
+            state = recovery.decide(self.policy, state, self.newest(), rank.stop.raised)
+            if state.phase == "restarting":
+                state = self.restart(state)
+            elif outcome.cause != "refused":
+                self.folder.event("give_up", attempt=state.attempt, why=state.reason)
+        return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
+
+    def attend(self, state: recovery.State, again: bool) -> Literal["done", "stopped"] | failure.Failure:
+        """One attempt, from the fork to the end of its last rank; `again`: it goes on from one before. A `failure`
+        event tells of the rank that failed first."""
+        logs, pulse = self.folder.logs(state.attempt), Pulse(state.ranks)
+        ranks = Ranks(state.ranks, logs, partial(rank.work, str(self.folder.root), state.attempt, again, pulse))
+        watch, ended, found = Watch(self.limits, max(state.saved, 0)), dict[int, int](), None
+        try:
+            while found is None and len(ended) < state.ranks:
+                ended = ranks.wait(LOOK_S)
+                if (bad := failure.first_bad(ended)) is not None:
+                    found = failure.find(logs, bad, ended[bad], pulse.read(bad).step)
+                elif (silence := watch.look(pulse.all(), time.monotonic())) is not None:
+                    found = hung(ranks, pulse, logs, silence)
+                self.look_for_orders()
+        finally:
+            ranks.end()
+        if found is None:
+            return "stopped" if EXIT_STOPPED in ended.values() else "done"
+        self.folder.event("failure", attempt=state.attempt, **found.told)
+        return found
+
+    def restart(self, state: recovery.State) -> recovery.State:
+        """Announce the next attempt and wait for its time, or until the run is asked to stop."""
+        following, step = state.attempt + 1, max(state.saved, 0)
+        self.folder.logs(following).mkdir()
+        told = {"ranks": state.ranks, "step": step, "pause": state.pause_s, "why": state.reason}
+        self.folder.event("restart", attempt=following, **told)
+        until = time.monotonic() + state.pause_s
+        while not rank.stop.raised:
+            if time.monotonic() >= until:
+                return recovery.go(state)
+            time.sleep(LOOK_S)
+            self.look_for_orders()
+        return recovery.called_off(state)
+
+    def look_for_orders(self) -> None:
+        """Ask the ranks to save and leave where a STOP file is there, or max_hours are over."""
+        if rank.stop.raised:
+            return
+        if self.folder.stop.exists():
+            self.folder.stop.unlink()  # or the same command would stop again
+            why = f"there was a file {self.folder.stop}"
+        elif time.monotonic() > self.until:
+            why = f"run.max_hours={self.hours} are over"
+        else:
+            return
+        self.folder.event("asked", why=why)
+        ask()
+
+    def newest(self) -> int:
+        """Step of the newest checkpoint; -1 for none."""
+        return max(committed(self.checkpoints), default=-1)
 
 
-def attend(folder: RunFolder, state: recovery.State, again: bool) -> Literal["done", "stopped"] | failure.Failure:
-    """One attempt, from the fork to the end of its last rank; `again`: it goes on from one before. A `failure` event
-    tells of the rank that failed first."""
-    logs, pulse, ended = folder.logs(state.attempt), Pulse(state.ranks), dict[int, int]()
-    ranks = Ranks(state.ranks, logs, partial(rank.work, str(folder.root), state.attempt, again, pulse))
-    try:
-        while len(ended) < state.ranks and failure.first_bad(ended) is None:
-            ended = ranks.wait(LOOK_S)
-    finally:
-        ranks.end()
-    bad = failure.first_bad(ended)
-    if bad is None:
-        return "stopped" if EXIT_STOPPED in ended.values() else "done"
-    found = failure.find(logs, bad, ended[bad], pulse.read(bad).step)
-    folder.event("failure", attempt=state.attempt, **found.told)
-    return found
+def hung(ranks: Ranks, pulse: Pulse, logs: Path, silence: float) -> failure.Failure:
+    """The failure of an attempt that hangs, after every rank has written its Python stacks to its log."""
+    beats, stopped = pulse.all(), ranks.stopped()
+    who, message = described(beats, stopped, silence)
+    ranks.dump_stacks()
+    told = {**failure.event(f"{message}; the stacks of all ranks are in {logs}", who), "cause": "hung"}
+    step = max(beat.step for beat in beats)
+    log = logs if who is None else logs / f"rank_{who}.log"
+    return failure.Failure("hung", step, {**told, "log": str(log), "step": step})
 
 
-def restart(folder: RunFolder, state: recovery.State) -> recovery.State:
-    """Announce the next attempt and wait for its time, or until the run is asked to stop."""
-    following = state.attempt + 1
-    folder.logs(following).mkdir()
-    folder.event(
-        "restart", attempt=following, ranks=state.ranks, step=max(state.saved, 0), pause=state.pause_s, why=state.reason
-    )
-    until = time.monotonic() + state.pause_s
-    while not rank.stop.raised:
-        if time.monotonic() >= until:
-            return recovery.go(state)
-        time.sleep(LOOK_S)
-    return recovery.called_off(state)
-
-
-def newest(checkpoints: Path) -> int:
-    """Step of the newest checkpoint; -1 for none."""
-    return max(committed(checkpoints), default=-1)
+def ask() -> None:
+    """Ask every rank of this process group to save and leave."""
+    os.killpg(0, signal.SIGUSR1)
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Ask every rank of this process group to save and leave."""
-    os.killpg(0, signal.SIGUSR1)
+    ask()
 
 
 if __name__ == "__main__":

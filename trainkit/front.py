@@ -83,6 +83,7 @@ def run_locked(
 
 def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
     """Draw until the job ends. The first Ctrl-C or SIGTERM asks it to save and leave, the second ends it at once.
+    SIGUSR2 asks too, and does not count: a scheduler sends it some time before SIGTERM.
     Returns its exit code, and how often it was asked."""
     asked = 0
 
@@ -93,6 +94,7 @@ def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    signal.signal(signal.SIGUSR2, lambda number, frame: job.stop())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end a run
     told, troubled = 0, None
     while True:

@@ -5,9 +5,11 @@ config.yaml -> prepare (once per machine) -> connect -> data, engine -> Trainer.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -34,6 +36,8 @@ def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> None:
     """Be rank `rank` of `attempt` in the run folder `root`; `again`: it goes on from an attempt of the same command.
     Ends the process: with 0, 75, or the code of an error, which is left in logs/attempt_A/rank_R.failure.json."""
     stop.install()
+    faulthandler.enable()
+    faulthandler.register(signal.SIGQUIT)  # all threads, into the rank's log: what the agent asks for when a run hangs
     folder = RunFolder(Path(root))
     try:
         outcome = train(folder, attempt, again, Lifeline(stop, partial(pulse.beat, rank)))

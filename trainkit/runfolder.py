@@ -2,7 +2,7 @@
 
     RUN/config.yaml                resolved configuration
     RUN/metrics.jsonl              one row per logged step
-    RUN/events.jsonl               start, sample, save, save_failed, stop, failure, restart, give_up, end
+    RUN/events.jsonl               start, sample, save, save_failed, asked, stop, failure, restart, give_up, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
     RUN/logs/attempt_A/rank_R.log
@@ -55,6 +55,11 @@ class RunFolder:
 
     def logs(self, attempt: int) -> Path:
         return self.root / "logs" / f"attempt_{attempt}"
+
+    @property
+    def stop(self) -> Path:
+        """A file that asks the run to save and leave; whoever does it takes the file away."""
+        return self.root / "STOP"
 
     @property
     def command_lock(self) -> Path:

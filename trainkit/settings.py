@@ -14,9 +14,10 @@ Positive = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """run.*: where the run lives."""
+    """run.*: where the run lives, and after how many hours a command saves and leaves (null: never)."""
 
     dir: str
+    max_hours: Annotated[float, Gt(0)] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,18 @@ class Recovery:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watchdog:
+    """watchdog.*: after how many seconds without a sign of any rank a run is taken for hung.
+
+    timeout  in a step; null: ten times the median step, and at least 60
+    slow     in what is no step (start, evaluation, checkpoint, export), and in the first steps
+    """
+
+    timeout: Annotated[float, Gt(0)] | None
+    slow: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, whole. Field names are the top-level keys of the configuration."""
 
@@ -95,6 +108,7 @@ class Settings:
     checkpoint: Checkpoint
     data: DataSettings
     recovery: Recovery
+    watchdog: Watchdog
     optimizer: Optimizer
     schedule: Schedule
     strategy: Strategy

@@ -46,9 +46,10 @@ def test_the_keys() -> None:
         return [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
 
     assert {
-        name: keys(vars(settings)[name]) for name in ("Run", "Train", "Checkpoint", "DataSettings", "Recovery")
+        name: keys(vars(settings)[name])
+        for name in ("Run", "Train", "Checkpoint", "DataSettings", "Recovery", "Watchdog")
     } == {
-        "Run": ["dir"],
+        "Run": ["dir", "max_hours"],
         "Train": [
             *("steps", "epochs", "global_batch", "micro_batch", "seed", "clip_norm", "precision", "device"),
             *("log_every", "eval_every", "patience", "ema", "activation_checkpointing", "compile"),
@@ -56,6 +57,7 @@ def test_the_keys() -> None:
         "Checkpoint": ["every", "keep", "metric", "mode", "dir"],
         "DataSettings": ["ledger", "workers"],
         "Recovery": ["killed", "raised", "hung", "repeats", "pause_s"],
+        "Watchdog": ["timeout", "slow"],
     }
 
 

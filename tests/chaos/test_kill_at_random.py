@@ -1,4 +1,4 @@
-"""Ranks killed at steps that nobody chose: the run ends by itself, with the weights of an undisturbed one to the bit."""
+"""Ranks killed at steps nobody chose: the run ends by itself with the weights of an undisturbed one, bit by bit."""
 
 from __future__ import annotations
 

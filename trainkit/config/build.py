@@ -28,6 +28,7 @@ SECTIONS: dict[str, type] = {
     "checkpoint": s.Checkpoint,
     "data": s.DataSettings,
     "recovery": s.Recovery,
+    "watchdog": s.Watchdog,
 }
 SEAMS: dict[str, type] = {
     "optimizer": Optimizer,

@@ -116,6 +116,8 @@ class Console:
             self._say(f"[bold]sample {event['when']} training[/bold]: {escape(event['text'])}")
         elif kind == "stop":
             self._say(f"[bold]stopped[/bold] at step {event['step']}, as asked")
+        elif kind == "asked":
+            self._say(f"stopping: {escape(event['why'])}")
         elif kind == "failure":
             self._failure(event)
         elif kind == "restart":

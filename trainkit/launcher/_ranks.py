@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,22 +20,24 @@ import psutil
 
 HOST = "127.0.0.1"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+DUMP_S = 3.0
 
 
 class Ranks:
     """`count` processes that call `work(rank)` each; what they print goes to logs/rank_R.log. Linux only."""
 
     def __init__(self, count: int, logs: Path, work: Callable[[int], None]) -> None:
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
         # Loaders that a killed rank leaves behind become children of this process, where `end` finds them.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
         door = socket.create_server((HOST, 0), backlog=count)
         port = door.getsockname()[1]
         fork = multiprocessing.get_context("fork")
+        self._logs = [logs / f"rank_{rank}.log" for rank in range(count)]
         self._processes = [
-            fork.Process(target=_begin, args=(_place(rank, count, port), logs / f"rank_{rank}.log", work, rank))
-            for rank in range(count)
+            fork.Process(target=_begin, args=(_place(rank, count, port), log, work, rank))
+            for rank, log in enumerate(self._logs)
         ]
         for process in self._processes:
             process.start()
@@ -48,8 +51,29 @@ class Ranks:
             wait(running, seconds)
         return {r: p.exitcode for r, p in enumerate(self._processes) if p.exitcode is not None}
 
-    def pids(self) -> list[int]:
-        return [process.pid or 0 for process in self._processes]
+    def stopped(self) -> list[int]:
+        """The ranks whose process was stopped by a signal."""
+        states = [psutil.Process(process.pid).status() for process in self._processes]
+        return [
+            rank for rank, state in enumerate(states) if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        ]
+
+    def dump_stacks(self) -> None:
+        """Have every rank write its Python stacks to its log (faulthandler, see main.work), and wait until it has. One
+        that was stopped goes on for that; one that does not answer in DUMP_S seconds is left out."""
+        before, sizes = self._log_sizes(), None
+        for number in (signal.SIGQUIT, signal.SIGCONT):
+            for process in self._processes:
+                os.kill(process.pid or os.getpid(), number)
+        end = time.monotonic() + DUMP_S
+        while time.monotonic() < end:
+            time.sleep(0.1)
+            last, sizes = sizes, self._log_sizes()
+            if sizes == last and all(now > was for now, was in zip(sizes, before, strict=True)):
+                return
+
+    def _log_sizes(self) -> list[int]:
+        return [log.stat().st_size if log.exists() else 0 for log in self._logs]
 
     def end(self) -> None:
         """End whatever is left of them at once, with everything that they have started."""

@@ -42,6 +42,10 @@ class Pulse:
         step, section, at = _BEAT.unpack_from(self._memory, rank * _BEAT.size)
         return Beat(step, SECTIONS[section], at)
 
+    def all(self) -> list[Beat]:
+        """The last beat of every rank."""
+        return [self.read(rank) for rank in range(len(self._memory) // _BEAT.size)]
+
 
 def unheard(step: int, section: Section) -> None:
     """The beat of a rank that nobody watches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -62,6 +63,8 @@ class Numbers:
                 os._exit(7)
             if self.fault == "raises":
                 raise ValueError("sample 7 is [torn]")
+        if self.fault == "hangs" and self.fetched == 7 and os.environ["RANK"] == "1":
+            time.sleep(1000)
         if self.fault == "endless":
             print("fetching", flush=True)
             time.sleep(0.01)
@@ -78,15 +81,15 @@ def begun(project: Path) -> Iterator[Begin]:
     """Starts two ranks with a fault; ends whatever is left of them."""
     jobs: list[LocalJob] = []
 
-    def start(fault: str, raised: int = 0) -> tuple[LocalJob, RunFolder]:
+    def start(fault: str, *more: str, raised: int = 0) -> tuple[LocalJob, RunFolder]:
         folder = RunFolder(project / "run")
         write(project / "recipes/mine.py", RECIPE)
         write(project / "conf/recipe/mine.yaml", f"{YAML}  fault: {fault}\n")
         words = ["recipe=mine", "strategy=ddp", "tracker=none", f"run.dir={folder.root}"]
-        words += ["recovery.killed=0", f"recovery.raised={raised}"]
+        words += ["recovery.killed=0", "recovery.hung=0", f"recovery.raised={raised}", *more]
         train = ["train.steps=2000", "train.global_batch=2", "train.device=cpu"]
         write(folder.config, yaml.safe_dump(compose(words + train)))
-        jobs.append(Local(ranks=2).start(folder.root, CLUSTER, 1))
+        jobs.append(Local(ranks=2).start(folder.root, CLUSTER, folder.next_attempt()))
         return jobs[-1], folder
 
     yield start
@@ -144,6 +147,30 @@ def test_a_run_is_stopped_with_a_checkpoint_or_killed_with_all_its_ranks(begun: 
     again.kill()
     assert ended(again) == -signal.SIGKILL
     until(lambda: not any(p.is_running() and p.status() != "zombie" for p in everyone), "they are gone", 10)
+
+
+def test_a_rank_that_does_nothing_any_more_is_named_with_its_stack(begun: Begin) -> None:
+    job, folder = begun("hangs", "watchdog.timeout=3")
+    assert ended(job) == 1
+    (failure,) = events(folder, "failure")
+    assert (failure["cause"], failure["rank"], failure["step"]) == ("hung", 1, 7)
+    assert "rank 1 did not come to step 7, where the others wait" in failure["message"]
+    assert re.search(r'recipes/mine.py", line \d+ in fetch', Path(failure["log"]).read_text())
+    assert "in all_reduce" in (folder.logs(1) / "rank_0.log").read_text()
+
+
+def test_a_run_saves_and_leaves_when_its_hours_are_over_and_for_a_stop_file(begun: Begin) -> None:
+    job, folder = begun("none", "run.max_hours=1.0e-6")
+    assert ended(job) == EXIT_STOPPED
+    folder.stop.touch()
+    job, folder = begun("none")
+    assert ended(job) == EXIT_STOPPED
+    assert not folder.stop.exists()
+    first, second = events(folder, "asked")
+    assert first["why"] == "run.max_hours=1e-06 are over"
+    assert second["why"] == f"there was a file {folder.stop}"
+    steps = [event["step"] for event in events(folder, "save")]
+    assert 0 < steps[0] < steps[1] < 2000
 
 
 def test_an_agent_without_an_order_ends_with_the_front() -> None:

@@ -10,7 +10,8 @@
     the agent dies     -> the ranks get SIGINT (parent-death signal)               -> they save and leave
 
 It is started before there is anything to run, so that torch's import overlaps with the front's own work, and waits
-for one line on stdin: [run folder, ranks, attempt]. End of file instead means that nothing is to be run.
+for one line on stdin: [run folder, numbers of ranks that it may run with, attempt]. End of file instead means that
+nothing is to be run.
 
 Forking costs milliseconds where a fresh interpreter would import torch again. Nothing here may touch CUDA or start
 torch's thread pools, because neither survives a fork.
@@ -25,7 +26,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -65,7 +66,7 @@ def main() -> int:
     order = sys.stdin.readline()
     if not order:
         return EXIT_DONE
-    root, ranks, attempt = json.loads(order)
+    root, sizes, attempt = json.loads(order)
     folder = RunFolder(Path(root))
     with (folder.logs(attempt) / "agent.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
@@ -76,7 +77,7 @@ def main() -> int:
         log_file = str(folder.logs(attempt) / "agent.log")
         folder.event("failure", attempt=attempt, log=log_file, **failure.event(str(error), None))
         return EXIT_FAILED
-    return Agent(folder, yaml.safe_load(folder.config.read_text())).supervise(ranks, attempt)
+    return Agent(folder, yaml.safe_load(folder.config.read_text())).supervise(sizes, attempt)
 
 
 class Agent:
@@ -88,17 +89,17 @@ class Agent:
         hours = config["run"]["max_hours"]
         self.hours, self.until = hours, math.inf if hours is None else time.monotonic() + 3600 * hours
 
-    def supervise(self, ranks: int, attempt: int) -> int:
+    def supervise(self, sizes: Sequence[int], attempt: int) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
-        code, state = EXIT_DONE, recovery.start(attempt, ranks, self.newest())
+        code, state = EXIT_DONE, recovery.start(attempt, sizes, self.newest())
         while state.phase == "running":
             outcome = self.attend(state, again=state.attempt > attempt)
             if not isinstance(outcome, failure.Failure):
-                state = recovery.ended(state, outcome)
+                state = self.ended(state, outcome)
                 continue
             code = outcome.exit_code
             state = recovery.failed(state, outcome)
-            state = recovery.decide(self.policy, state, self.newest(), rank.stop.raised)
+            state = recovery.decide(self.policy, state, self.newest(), rank.stop.raised, time.monotonic())
             if state.phase == "restarting":
                 state = self.restart(state)
             elif outcome.cause != "refused":
@@ -109,7 +110,7 @@ class Agent:
         """One attempt, from the fork to the end of its last rank; `again`: it goes on from one before. A `failure`
         event tells of the rank that failed first."""
         logs, pulse = self.folder.logs(state.attempt), Pulse(state.ranks)
-        ranks = Ranks(state.ranks, logs, partial(rank.work, str(self.folder.root), state.attempt, again, pulse))
+        ranks = Ranks(state.seats, logs, partial(rank.work, str(self.folder.root), state.attempt, again, pulse))
         watch, ended, found = Watch(self.limits, max(state.saved, 0)), dict[int, int](), None
         try:
             while found is None and len(ended) < state.ranks:
@@ -119,12 +120,20 @@ class Agent:
                 elif (silence := watch.look(pulse.all(), time.monotonic())) is not None:
                     found = hung(ranks, pulse, logs, silence)
                 self.look_for_orders()
+                if recovery.due(state, time.monotonic()):
+                    ranks.ask()
         finally:
             ranks.end()
         if found is None:
             return "stopped" if EXIT_STOPPED in ended.values() else "done"
         self.folder.event("failure", attempt=state.attempt, **found.told)
         return found
+
+    def ended(self, state: recovery.State, how: Literal["done", "stopped"]) -> recovery.State:
+        """They have saved and left. Unless the run was to stop, that was to take a place in again."""
+        if how == "stopped" and not rank.stop.raised and recovery.due(state, time.monotonic()):
+            return self.restart(recovery.rejoin(state, self.newest(), time.monotonic()))
+        return recovery.ended(state, how)
 
     def restart(self, state: recovery.State) -> recovery.State:
         """Announce the next attempt and wait for its time, or until the run is asked to stop."""

@@ -200,12 +200,16 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What the launcher will run on, as far as it is known before the start."""
+    """What the launcher will run on, as far as it is known before the start.
+
+    fewer  smaller numbers of ranks that the run may go on with when ranks are lost, ascending
+    """
 
     hosts: int
     ranks: int
     gpus: int
     cores: int
+    fewer: tuple[int, ...] = ()
 
 
 class World(Protocol):
@@ -335,9 +339,9 @@ class Job(Protocol):
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Who starts and watches the ranks. `launcher.ranks` is a number or 'auto'."""
+    """Who starts and watches the ranks. `launcher.ranks` is a number, 'auto', or a span such as '2:4'."""
 
-    ranks: int | Literal["auto"]
+    ranks: int | str
 
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
         """What there is to run on, 'auto' resolved by the strategy; no GPUs where train.device=cpu. Without torch."""

@@ -75,6 +75,8 @@ class Recovery:
     killed, raised, hung   restarts in a row without a new checkpoint, after a rank was ended by a signal, raised an
                            error, made no step in the watchdog's time
     repeats                how often in a row the same failure in the same step ends the run, whatever is left
+    place                  how often in a row the rank of one place may be killed or hang before that place is left out,
+                           where launcher.ranks is a span; after rest_s seconds it is taken in again
     pause_s                before the second restart in a row; twice that before the third, and so on up to a minute
     """
 
@@ -83,6 +85,8 @@ class Recovery:
     hung: Annotated[int, Ge(0)]
     repeats: Positive
     pause_s: Annotated[float, Ge(0)]
+    place: Positive
+    rest_s: Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True)

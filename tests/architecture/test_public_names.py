@@ -56,7 +56,7 @@ def test_the_keys() -> None:
         ],
         "Checkpoint": ["every", "keep", "metric", "mode", "dir"],
         "DataSettings": ["ledger", "workers"],
-        "Recovery": ["killed", "raised", "hung", "repeats", "pause_s"],
+        "Recovery": ["killed", "raised", "hung", "repeats", "pause_s", "place", "rest_s"],
         "Watchdog": ["timeout", "slow"],
     }
 

@@ -50,7 +50,7 @@ def make(
         train=Train(**(TRAIN | train)),
         checkpoint=Checkpoint(**(CHECKPOINT | (checkpoint or {}))),
         data=DataSettings(ledger=ledger, workers=workers),
-        recovery=Recovery(killed=2, raised=2, hung=2, repeats=2, pause_s=0.0),
+        recovery=Recovery(killed=2, raised=2, hung=2, repeats=2, pause_s=0.0, place=2, rest_s=600.0),
         watchdog=Watchdog(timeout=None, slow=1800.0),
         optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
         schedule=Cosine(warmup=3, floor=0.1),

@@ -219,6 +219,7 @@ def _plainly(message: str) -> str:
     """'Input should be a valid integer' -> 'should be an integer': pydantic speaks of JSON, the reader sees YAML."""
     for jargon, plain in (
         ("Input should", "should"),
+        ("String should", "should"),
         ("a valid integer", "an integer"),
         ("a valid array", "a list"),
         ("a valid ", "a "),

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -24,19 +24,21 @@ DUMP_S = 3.0
 
 
 class Ranks:
-    """`count` processes that call `work(rank)` each; what they print goes to logs/rank_R.log. Linux only."""
+    """A process for every place of `seats`, which calls `work(rank)`; what it prints goes to logs/rank_R.log. A place
+    is one of the GPUs that are visible here, by its number, where there are some. Linux only."""
 
-    def __init__(self, count: int, logs: Path, work: Callable[[int], None]) -> None:
+    def __init__(self, seats: Sequence[int], logs: Path, work: Callable[[int], None]) -> None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
         # Loaders that a killed rank leaves behind become children of this process, where `end` finds them.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        count = len(seats)
         door = socket.create_server((HOST, 0), backlog=count)
         port = door.getsockname()[1]
         fork = multiprocessing.get_context("fork")
         self._logs = [logs / f"rank_{rank}.log" for rank in range(count)]
         self._processes = [
-            fork.Process(target=_begin, args=(_place(rank, count, port), log, work, rank))
+            fork.Process(target=_begin, args=(_place(rank, seats, port), log, work, rank))
             for rank, log in enumerate(self._logs)
         ]
         for process in self._processes:
@@ -75,6 +77,12 @@ class Ranks:
     def _log_sizes(self) -> list[int]:
         return [log.stat().st_size if log.exists() else 0 for log in self._logs]
 
+    def ask(self) -> None:
+        """Ask them to save and leave."""
+        for process in self._processes:
+            if process.is_alive():
+                os.kill(process.pid or os.getpid(), signal.SIGUSR1)
+
     def end(self) -> None:
         """End whatever is left of them at once, with everything that they have started."""
         for process in self._processes:
@@ -87,9 +95,11 @@ class Ranks:
         psutil.wait_procs(left)
 
 
-def _place(rank: int, count: int, port: int) -> dict[str, str]:
-    """What torchrun tells a rank."""
-    return {
+def _place(rank: int, seats: Sequence[int], port: int) -> dict[str, str]:
+    """What torchrun tells a rank, and the GPUs of the places that are taken."""
+    count = len(seats)
+    place = {} if [*seats] == [*range(count)] else {"CUDA_VISIBLE_DEVICES": _devices(seats)}
+    return place | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),
@@ -98,6 +108,12 @@ def _place(rank: int, count: int, port: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
+
+
+def _devices(seats: Sequence[int]) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(max(seats) + 1)]
+    return ",".join(names[seat] for seat in seats if seat < len(names))
 
 
 def _begin(place: dict[str, str], log: Path, work: Callable[[int], None], rank: int) -> None:

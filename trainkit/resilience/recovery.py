@@ -1,5 +1,7 @@
 """What follows when an attempt of a run ends. Pure: no process, no clock, no disk.
 
+                ,--- a place is back: saved, `rejoin` ---> restarting
+                |
       start --> running --- every rank ended well ---> done
                 ^     |---- asked to stop, and saved -> stopped
                 |     `---- a rank failed ------------> failed      the survivors are being ended
@@ -12,6 +14,11 @@
 `failed` takes the failure; `decide` is what happens in deciding, and comes out as restarting or as gave up. An attempt
 is numbered once, and the number only grows: logs, ledger and checkpoints that are being written carry it.
 
+With more than one of `sizes` the run may go on with fewer ranks. A place (a GPU, a slot of the machine) is blamed when
+its rank was killed or hung: an error comes from the program, and blames none. Blamed `recovery.place` times in a row, a
+place is left out for `recovery.rest_s`, then `rejoin` takes it in again. That is another circumstance, so the same
+failure no longer counts as the same; the budgets hold as they are.
+
 A budget is per cause, and for failures in a row: a checkpoint that was not there at the failure before gives all of it
 back, because a run of weeks may well lose a rank every day. The same failure in the same step is no bad luck but a
 fault of the program or of its data, and stops the run early.
@@ -19,7 +26,7 @@ fault of the program or of its data, and stops the run early.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -38,28 +45,39 @@ class State:
     spent    restarts per cause since there was a new checkpoint
     again    how often in a row the same failure met the same step
     saved    step of the newest checkpoint at the last failure; -1 for none
+    sizes    numbers of ranks that it may run with, ascending
+    seats    the place of every rank of this attempt
+    blamed   how often in a row a place was to blame
+    resting  until when (seconds of a clock that the caller keeps) a place is left out
     pause_s  how long `restarting` waits
     reason   why it restarts or gives up
     """
 
     phase: Phase
     attempt: int
-    ranks: int
+    sizes: tuple[int, ...]
+    seats: tuple[int, ...]
     failure: Failure | None = None
     spent: Mapping[Cause, int] = field(default_factory=dict)
     again: int = 0
     saved: int = -1
+    blamed: Mapping[int, int] = field(default_factory=dict)
+    resting: Mapping[int, float] = field(default_factory=dict)
     pause_s: float = 0.0
     reason: str = ""
+
+    @property
+    def ranks(self) -> int:
+        return len(self.seats)
 
 
 class IllegalMove(Exception):
     """Something happened that cannot happen in this phase: a bug of the caller."""
 
 
-def start(attempt: int, ranks: int, saved: int) -> State:
+def start(attempt: int, sizes: Sequence[int], saved: int) -> State:
     """The first attempt of a command; `saved` is the step of the checkpoint that it goes on from, -1 for none."""
-    return State(phase="running", attempt=attempt, ranks=ranks, saved=saved)
+    return State(phase="running", attempt=attempt, sizes=tuple(sizes), seats=tuple(range(sizes[-1])), saved=saved)
 
 
 def ended(state: State, how: Literal["done", "stopped"]) -> State:
@@ -75,7 +93,7 @@ def failed(state: State, failure: Failure) -> State:
     return replace(state, phase="failed", failure=failure, again=state.again + 1 if same else 1)
 
 
-def decide(policy: Recovery, state: State, saved: int, asked: bool) -> State:
+def decide(policy: Recovery, state: State, saved: int, asked: bool, now: float) -> State:
     """All ranks are gone; `saved` is the step of the newest checkpoint, -1 for none; `asked`: the run was to stop."""
     _only(state, "failed")
     failure = state.failure
@@ -86,11 +104,12 @@ def decide(policy: Recovery, state: State, saved: int, asked: bool) -> State:
     spent[failure.cause] = spent.get(failure.cause, 0) + 1
     again = 1 if progress else state.again
     state = replace(state, spent=spent, again=again, saved=max(saved, state.saved))
+    state = _seated(_blame(policy, state, failure, {} if progress else state.blamed, now), now)
     if reason := _against(policy, state, failure, asked):
         return replace(state, phase="gave up", reason=reason)
     in_a_row = sum(spent.values())
     pause = 0.0 if in_a_row == 1 else min(policy.pause_s * 2.0 ** (in_a_row - 2), LONGEST_PAUSE_S)
-    reason = f"restart {spent[failure.cause]} of {_budget(policy, failure.cause)} ({failure.cause})"
+    reason = f"restart {spent[failure.cause]} of {_budget(policy, failure.cause)} ({failure.cause}){_without(state)}"
     return replace(state, phase="restarting", pause_s=pause, reason=reason)
 
 
@@ -104,6 +123,55 @@ def called_off(state: State) -> State:
     """The run was asked to stop while it was to restart: what is saved is what there is."""
     _only(state, "restarting")
     return replace(state, phase="stopped")
+
+
+def due(state: State, now: float) -> bool:
+    """Whether a place has rested long enough for the run to go on with more ranks."""
+    return len(_seats(state.sizes, _awake(state, now))) > state.ranks
+
+
+def rejoin(state: State, saved: int, now: float) -> State:
+    """The ranks have saved and left because of `due`."""
+    _only(state, "running")
+    seated = _seated(state, now)
+    back = ", ".join(str(seat) for seat in sorted({*state.resting} - {*seated.resting}))
+    reason = f"place {back} is taken in again{_without(seated)}"
+    return replace(seated, phase="restarting", saved=saved, pause_s=0.0, reason=reason)
+
+
+def _blame(policy: Recovery, state: State, failure: Failure, blamed: Mapping[int, int], now: float) -> State:
+    """Leave the place of the rank that failed out, if it is to blame often enough and the run can do without it."""
+    rank = failure.told.get("rank")
+    if failure.cause not in ("killed", "hung") or rank is None:
+        return replace(state, blamed=blamed)
+    seat = state.seats[rank]
+    times = blamed.get(seat, 0) + 1
+    others = [other for other in _awake(state, now) if other != seat]
+    if times < policy.place or len(others) < state.sizes[0]:
+        return replace(state, blamed={**blamed, seat: times})
+    kept = {other: n for other, n in blamed.items() if other != seat}
+    return replace(state, resting={**state.resting, seat: now + policy.rest_s}, blamed=kept, again=1)
+
+
+def _seated(state: State, now: float) -> State:
+    """With every rank in a place that does not rest."""
+    awake = _awake(state, now)
+    resting = {seat: until for seat, until in state.resting.items() if seat not in awake}
+    return replace(state, seats=_seats(state.sizes, awake), resting=resting)
+
+
+def _awake(state: State, now: float) -> list[int]:
+    return [seat for seat in range(state.sizes[-1]) if state.resting.get(seat, now) <= now]
+
+
+def _seats(sizes: Sequence[int], awake: Sequence[int]) -> tuple[int, ...]:
+    """As many of the places as make one of `sizes`."""
+    return tuple(awake[: max(size for size in sizes if size <= len(awake))])
+
+
+def _without(state: State) -> str:
+    out = ", ".join(map(str, sorted(state.resting)))
+    return f", without place {out}" if out else ""
 
 
 def _against(policy: Recovery, state: State, failure: Failure, asked: bool) -> str:

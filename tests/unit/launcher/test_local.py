@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from tests.unit.conftest import until, write
+from trainkit.cli.run import prepare
 from trainkit.config import compose
+from trainkit.data.order import Order
 from trainkit.errors import EXIT_STOPPED
 from trainkit.launcher import _machine, local
 from trainkit.launcher.local import Local, LocalJob
@@ -63,6 +65,12 @@ class Numbers:
                 os._exit(7)
             if self.fault == "raises":
                 raise ValueError("sample 7 is [torn]")
+        if self.fault == "its place" and os.environ["WORLD_SIZE"] == "2" and self.fetched == 3:
+            with open("died", "a") as died:
+                if died.tell() < 2 and os.environ["RANK"] == "1":
+                    died.write("x")
+                    died.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "hangs" and self.fetched == 7 and os.environ["RANK"] == "1":
             time.sleep(1000)
         if self.fault == "endless":
@@ -81,7 +89,7 @@ def begun(project: Path) -> Iterator[Begin]:
     """Starts two ranks with a fault; ends whatever is left of them."""
     jobs: list[LocalJob] = []
 
-    def start(fault: str, *more: str, raised: int = 0) -> tuple[LocalJob, RunFolder]:
+    def start(fault: str, *more: str, raised: int = 0, cluster: Cluster = CLUSTER) -> tuple[LocalJob, RunFolder]:
         folder = RunFolder(project / "run")
         write(project / "recipes/mine.py", RECIPE)
         write(project / "conf/recipe/mine.yaml", f"{YAML}  fault: {fault}\n")
@@ -89,7 +97,7 @@ def begun(project: Path) -> Iterator[Begin]:
         words += ["recovery.killed=0", "recovery.hung=0", f"recovery.raised={raised}", *more]
         train = ["train.steps=2000", "train.global_batch=2", "train.device=cpu"]
         write(folder.config, yaml.safe_dump(compose(words + train)))
-        jobs.append(Local(ranks=2).start(folder.root, CLUSTER, folder.next_attempt()))
+        jobs.append(Local(ranks=2).start(folder.root, cluster, folder.next_attempt()))
         return jobs[-1], folder
 
     yield start
@@ -171,6 +179,38 @@ def test_a_run_saves_and_leaves_when_its_hours_are_over_and_for_a_stop_file(begu
     assert second["why"] == f"there was a file {folder.stop}"
     steps = [event["step"] for event in events(folder, "save")]
     assert 0 < steps[0] < steps[1] < 2000
+
+
+def test_a_place_that_fails_again_is_left_out_and_taken_in_later(begun: Begin) -> None:
+    """Whatever the number of ranks, every step trains the samples that the order says, each once."""
+    more = ["recovery.killed=3", "recovery.pause_s=0.0", "recovery.rest_s=0.1", "train.steps=40", "data.ledger=true"]
+    job, folder = begun("its place", *more, cluster=replace(CLUSTER, fewer=(1,)))
+    assert ended(job) == 0
+    assert [(event["rank"], event["step"]) for event in events(folder, "failure")] == [(1, 2), (1, 2)]
+    assert [event["ranks"] for event in events(folder, "start")] == [2, 2, 1, 2]
+    out, back = events(folder, "restart")[1:]
+    assert out["why"] == "restart 2 of 3 (killed), without place 1"
+    assert back["why"] == "place 1 is taken in again"
+    assert 0 < back["step"] < 40
+    rows = [row for path in folder.root.glob("ledger/*/*.jsonl") for row in read_lines(path)]
+    expected = Order(4000, 0).ids(0, 80).reshape(40, 2)
+    for step, ids in enumerate(expected.tolist(), 1):
+        assert sorted(i for row in rows if row["step"] == step for i in row["ids"]) == sorted(ids)
+
+
+def test_a_span_is_the_most_ranks_and_as_few_as_are_left(project: Path) -> None:
+    ddp = Ddp(bucket_cap_mb=25, timeout_s=60)
+    cluster = Local(ranks="2:5").cluster(ddp, "cpu")
+    assert (cluster.ranks, cluster.fewer) == (5, (2, 3, 4))
+    assert Local(ranks="2:5").problems(cluster) == ()
+    (problem,) = Local(ranks="4:2").problems(Local(ranks="4:2").cluster(ddp, "cpu"))
+    assert (problem.key, problem.hint) == ("launcher.ranks", "set launcher.ranks=2:4")
+    words = ["recipe=mine", "strategy=ddp", "launcher.ranks=2:4", "train.global_batch=8", "train.device=cpu"]
+    write(project / "recipes/mine.py", RECIPE)
+    write(project / "conf/recipe/mine.yaml", f"{YAML}  fault: none\n")
+    _, settings, cluster = prepare([*words, "train.steps=9", f"run.dir={project / 'run'}"])
+    assert settings.launcher.ranks == "2:4"
+    assert (cluster.ranks, cluster.fewer) == (4, (2,))  # three do not divide the global batch
 
 
 def test_an_agent_without_an_order_ends_with_the_front() -> None:

@@ -96,12 +96,14 @@ class Data:
 class ModelShape:
     """What is known of a model before it is built.
 
-    layers  how many repeated layers there are, which is what Task.blocks gives
-    heads   the numbers of attention heads: of queries, and of keys and values where they have fewer
+    layers    how many repeated layers there are, which is what Task.blocks gives
+    heads     the numbers of attention heads: of queries, and of keys and values where they have fewer
+    sequence  whether its tensor plan may say where the sequence is divided
     """
 
     layers: int
     heads: tuple[int, ...]
+    sequence: bool = True
 
 
 class Task(ABC):

@@ -30,14 +30,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from trainkit import main as rank
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
-from trainkit.launcher._ranks import PR_SET_PDEATHSIG, Ranks
+from trainkit.launcher._ranks import Death, Ranks
+from trainkit.protocols import Outcome
 from trainkit.resilience import failure, recovery
 from trainkit.resilience.lock import RunLock
 from trainkit.resilience.pulse import Pulse
@@ -45,6 +46,7 @@ from trainkit.resilience.watchdog import Watch, described
 from trainkit.runfolder import RunFolder
 from trainkit.settings import Recovery, Watchdog
 
+PR_SET_PDEATHSIG = 1
 LOOK_S = 0.2
 
 
@@ -61,7 +63,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _pass_on)
 
-    import torch.distributed  # noqa: F401  # the slow part
+    import torch.distributed.elastic.multiprocessing  # noqa: F401  # the slow part
 
     order = sys.stdin.readline()
     if not order:
@@ -106,30 +108,33 @@ class Agent:
                 self.folder.event("give_up", attempt=state.attempt, why=state.reason)
         return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
 
-    def attend(self, state: recovery.State, again: bool) -> Literal["done", "stopped"] | failure.Failure:
+    def attend(self, state: recovery.State, again: bool) -> Outcome | failure.Failure:
         """One attempt, from the fork to the end of its last rank; `again`: it goes on from one before. A `failure`
         event tells of the rank that failed first."""
         logs, pulse = self.folder.logs(state.attempt), Pulse(state.ranks)
         ranks = Ranks(state.seats, logs, partial(rank.work, str(self.folder.root), state.attempt, again, pulse))
-        watch, ended, found = Watch(self.limits, max(state.saved, 0)), dict[int, int](), None
         try:
-            while found is None and len(ended) < state.ranks:
-                ended = ranks.wait(LOOK_S)
-                if (bad := failure.first_bad(ended)) is not None:
-                    found = failure.find(logs, bad, ended[bad], pulse.read(bad).step)
-                elif (silence := watch.look(pulse.all(), time.monotonic())) is not None:
-                    found = hung(ranks, pulse, logs, silence)
-                self.look_for_orders()
-                if recovery.due(state, time.monotonic()):
-                    ranks.ask()
+            outcome = self.watch(state, ranks, pulse, logs)
         finally:
             ranks.end()
-        if found is None:
-            return "stopped" if EXIT_STOPPED in ended.values() else "done"
-        self.folder.event("failure", attempt=state.attempt, **found.told)
-        return found
+        if isinstance(outcome, failure.Failure):
+            self.folder.event("failure", attempt=state.attempt, **outcome.told)
+        return outcome
 
-    def ended(self, state: recovery.State, how: Literal["done", "stopped"]) -> recovery.State:
+    def watch(self, state: recovery.State, ranks: Ranks, pulse: Pulse, logs: Path) -> Outcome | failure.Failure:
+        """Until all ranks have returned, or one has failed."""
+        watch = Watch(self.limits, max(state.saved, 0))
+        while (outcome := ranks.wait(LOOK_S)) is None:
+            if (silence := watch.look(pulse.all(), time.monotonic())) is not None:
+                return hung(ranks, pulse, logs, silence)
+            self.look_for_orders()
+            if recovery.due(state, time.monotonic()):
+                ranks.ask()
+        if isinstance(outcome, Death):
+            return failure.find(logs, *outcome, pulse.read(outcome.rank).step)
+        return outcome
+
+    def ended(self, state: recovery.State, how: Outcome) -> recovery.State:
         """They have saved and left. Unless the run was to stop, that was to take a place in again."""
         if how == "stopped" and not rank.stop.raised and recovery.due(state, time.monotonic()):
             return self.restart(recovery.rejoin(state, self.newest(), time.monotonic()))

@@ -19,28 +19,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, Problem, TrainkitError
+from trainkit.errors import EXIT_FAILED, ConfigError, Problem, TrainkitError
 from trainkit.resilience.pulse import Lifeline, Pulse
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, replace_text
 
 if TYPE_CHECKING:
-    from trainkit.protocols import Data, Training
+    from trainkit.protocols import Data, Outcome, Training
     from trainkit.settings import Settings
 
 stop = StopFlag()
 """Raised by a signal to this process; the agent installs it before it forks the ranks, so no signal is missed."""
 
 
-def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> None:
+def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> Outcome:
     """Be rank `rank` of `attempt` in the run folder `root`; `again`: it goes on from an attempt of the same command.
-    Ends the process: with 0, 75, or the code of an error, which is left in logs/attempt_A/rank_R.failure.json."""
+    A fault leaves logs/attempt_A/rank_R.failure.json behind and exits with the code of the error."""
     stop.install()
-    faulthandler.enable()
     faulthandler.register(signal.SIGQUIT)  # all threads, into the rank's log: what the agent asks for when a run hangs
     folder = RunFolder(Path(root))
     try:
-        outcome = train(folder, attempt, again, Lifeline(stop, partial(pulse.beat, rank)))
+        return train(folder, attempt, again, Lifeline(stop, partial(pulse.beat, rank)))
     except Exception as error:
         if not isinstance(error, TrainkitError):  # the others say it all in their message
             traceback.print_exc()
@@ -55,10 +54,9 @@ def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> None:
         }
         replace_text(folder.logs(attempt) / f"rank_{rank}.failure.json", json.dumps(failure))
         sys.exit(code)
-    sys.exit(EXIT_STOPPED if outcome == "stopped" else EXIT_DONE)
 
 
-def train(folder: RunFolder, attempt: int, again: bool, lifeline: Lifeline) -> str:
+def train(folder: RunFolder, attempt: int, again: bool, lifeline: Lifeline) -> Outcome:
     """Build everything that config.yaml names, and fit."""
     from trainkit.config import load
 
@@ -69,8 +67,8 @@ def train(folder: RunFolder, attempt: int, again: bool, lifeline: Lifeline) -> s
     return fit(settings, folder, attempt, lifeline)
 
 
-def fit(settings: Settings, folder: RunFolder, attempt: int, lifeline: Lifeline | None = None) -> str:
-    """Join the other ranks, build data and engine, train. Returns 'done' or 'stopped'."""
+def fit(settings: Settings, folder: RunFolder, attempt: int, lifeline: Lifeline | None = None) -> Outcome:
+    """Join the other ranks, build data and engine, train."""
     from trainkit.checkpoint.store import CheckpointStore
     from trainkit.handshake import shake_hands
     from trainkit.trainer import Trainer

@@ -31,6 +31,9 @@ Say = Callable[[str], None]
 
 Precision = Literal["fp32", "bf16"]
 
+Outcome = Literal["done", "stopped"]
+"""How ranks that did not fail end; stopped: asked to, and saved."""
+
 
 # ---------------------------------------------------------------------------------------------- data
 

@@ -23,12 +23,10 @@ from trainkit.data.plan import Plan, Step, split
 from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog
-from trainkit.protocols import Batch, Data, Engine, World
+from trainkit.protocols import Batch, Data, Engine, Outcome, World
 from trainkit.resilience.pulse import Lifeline
 from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.settings import Settings, name_of
-
-Outcome = Literal["done", "stopped"]
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from trainkit.errors import EXIT_CONFIG, EXIT_FAILED
 
 Cause = Literal["killed", "raised", "hung", "refused"]
 
@@ -41,13 +41,6 @@ class Failure:
     @property
     def exit_code(self) -> int:
         return int(self.told["exit_code"])
-
-
-def first_bad(ended: Mapping[int, int]) -> int | None:
-    """The rank whose end is the cause, of those whose exit codes are known; None if all ended well. Of several at once
-    it is the one that a signal ended: the others fail when their connection to it is gone."""
-    bad = [rank for rank, code in ended.items() if code not in (EXIT_DONE, EXIT_STOPPED)]
-    return min(bad, key=lambda rank: ended[rank] >= 0, default=None)
 
 
 def find(logs: Path, rank: int, exit_code: int, step: int) -> Failure:

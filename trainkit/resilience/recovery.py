@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from trainkit.protocols import Outcome
 from trainkit.resilience.failure import Cause, Failure
 from trainkit.settings import Recovery
 
@@ -80,7 +81,7 @@ def start(attempt: int, sizes: Sequence[int], saved: int) -> State:
     return State(phase="running", attempt=attempt, sizes=tuple(sizes), seats=tuple(range(sizes[-1])), saved=saved)
 
 
-def ended(state: State, how: Literal["done", "stopped"]) -> State:
+def ended(state: State, how: Outcome) -> State:
     """Every rank ended well."""
     _only(state, "running")
     return replace(state, phase=how)

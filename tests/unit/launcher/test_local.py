@@ -57,12 +57,14 @@ class Numbers:
         return 4000
 
     def fetch(self, ids):
-        self.fetched += 1
+        self.fetched += len(ids) < 3  # three are the handshake's
         if self.fetched == 3 and os.environ["RANK"] == "1":
             if self.fault == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "exits":
                 os._exit(7)
+            if self.fault == "leaves":
+                os._exit(0)
             if self.fault == "raises":
                 raise ValueError("sample 7 is [torn]")
         if self.fault == "its place" and os.environ["WORLD_SIZE"] == "2" and self.fetched == 3:
@@ -116,7 +118,12 @@ def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "how"), [("killed", "was killed by SIGKILL (out of memory?)"), ("exits", "called exit(7)")]
+    ("fault", "how"),
+    [
+        ("killed", "was killed by SIGKILL (out of memory?)"),
+        ("exits", "called exit(7)"),
+        ("leaves", "called exit(0)"),
+    ],
 )
 def test_a_rank_that_vanishes_is_the_cause_and_not_what_the_other_says(fault: str, how: str, begun: Begin) -> None:
     job, folder = begun(fault)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from trainkit.resilience import failure
 def left(logs: Path, rank: int, time: float, code: int = 1) -> None:
     told = {"rank": rank, "host": "h", "time": time, "exit_code": code, "message": f"error {rank}", "traceback": ""}
     (logs / f"rank_{rank}.failure.json").write_text(json.dumps(told))
-
-
-def test_a_signal_comes_before_the_errors_that_follow_from_it() -> None:
-    assert failure.first_bad({0: 1, 1: -signal.SIGKILL, 2: 1}) == 1
-    assert failure.first_bad({0: 0, 1: 75, 2: 7}) == 2
-    assert failure.first_bad({0: 0, 1: 75}) is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from trainkit.strategy.ddp import Ddp
 from trainkit.strategy.local import Local as LocalStrategy
 
 RECIPE = """\
-import os, signal, time
+import os, signal, subprocess, time
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,7 @@ class Numbers:
         self.fetched += len(ids) < 3  # three are the handshake's
         if self.fetched == 3 and os.environ["RANK"] == "1":
             if self.fault == "killed":
+                subprocess.Popen(["sleep", "1000"])
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "exits":
                 os._exit(7)
@@ -133,6 +134,7 @@ def test_a_rank_that_vanishes_is_the_cause_and_not_what_the_other_says(fault: st
     assert (failure["step"], given_up["attempt"]) == (2, 1)
     assert "=0 restarts without a new checkpoint are used up" in given_up["why"]
     assert failure["log"] == str(folder.logs(1) / "rank_1.log")
+    assert [p for p in psutil.Process().children(recursive=True) if "sleep" in p.cmdline()] == []
 
 
 def test_a_rank_that_raises_is_the_cause_with_its_traceback_and_once_more_is_enough(begun: Begin) -> None:
@@ -167,7 +169,8 @@ def test_a_run_is_stopped_with_a_checkpoint_or_killed_with_all_its_ranks(begun: 
 def test_a_rank_that_does_nothing_any_more_is_named_with_its_stack(begun: Begin) -> None:
     job, folder = begun("hangs", "watchdog.timeout=3")
     assert ended(job) == 1
-    (failure,) = events(folder, "failure")
+    (failure,), (given_up,) = events(folder, "failure"), events(folder, "give_up")
+    assert given_up["time"] - failure["time"] < 20  # it is killed, and not given 30 s to heed SIGTERM
     assert (failure["cause"], failure["rank"], failure["step"]) == ("hung", 1, 7)
     assert "rank 1 did not come to step 7, where the others wait" in failure["message"]
     assert re.search(r'recipes/mine.py", line \d+ in fetch', Path(failure["log"]).read_text())

@@ -180,8 +180,7 @@ def hung(ranks: Ranks, pulse: Pulse, logs: Path, silence: float) -> failure.Fail
     ranks.dump_stacks()
     told = {**failure.event(f"{message}; the stacks of all ranks are in {logs}", who), "cause": "hung"}
     step = max(beat.step for beat in beats)
-    log = logs if who is None else logs / f"rank_{who}.log"
-    return failure.Failure("hung", step, {**told, "log": str(log), "step": step})
+    return failure.Failure("hung", step, {**told, "log": failure.log(logs, who), "step": step})
 
 
 def ask() -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainkit.errors import EXIT_FAILED, ConfigError, Problem, TrainkitError
+from trainkit.errors import EXIT_FAILED, ConfigError, CorruptError, Problem, TrainkitError
 from trainkit.resilience.pulse import Lifeline, Pulse
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, replace_text
@@ -52,6 +52,8 @@ def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> Outco
             "message": str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}",
             "traceback": traceback.format_exc(),
         }
+        if isinstance(error, CorruptError):  # all ranks raise it; it is told of the one that it is about
+            failure |= {"rank": error.rank, "cause": "corrupt"}
         replace_text(folder.logs(attempt) / f"rank_{rank}.failure.json", json.dumps(failure))
         sys.exit(code)
 

@@ -30,9 +30,7 @@ Say = Callable[[str], None]
 """Prints one line of progress where the person at the terminal sees it."""
 
 Precision = Literal["fp32", "bf16"]
-
-Outcome = Literal["done", "stopped"]
-"""How ranks that did not fail end; stopped: asked to, and saved."""
+Outcome = Literal["done", "stopped"]  # of ranks that did not fail; stopped: asked to, and saved
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -205,16 +203,13 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What the launcher will run on, as far as it is known before the start.
-
-    fewer  smaller numbers of ranks that the run may go on with when ranks are lost, ascending
-    """
+    """What the launcher will run on, as far as it is known before the start."""
 
     hosts: int
     ranks: int
     gpus: int
     cores: int
-    fewer: tuple[int, ...] = ()
+    fewer: tuple[int, ...] = ()  # smaller numbers of ranks to go on with when ranks are lost, ascending
 
 
 class World(Protocol):
@@ -280,6 +275,11 @@ class Engine(Protocol):
 
     def discard(self) -> None:
         """Drop the gradients of a bad step."""
+        ...
+
+    def compare(self) -> None:
+        """Raise CorruptError, on every rank, unless all have the same parameters. Only for strategies under which every
+        rank keeps the whole model; the others claim integrity.every=null (preflight.Configured). Collective."""
         ...
 
     def size(self) -> tuple[int, int]:

@@ -74,6 +74,7 @@ class Recovery:
 
     killed, raised, hung   restarts in a row without a new checkpoint, after a rank was ended by a signal, raised an
                            error, made no step in the watchdog's time
+    corrupt                the same after integrity.every found ranks whose parameters differ
     repeats                how often in a row the same failure in the same step ends the run, whatever is left
     place                  how often in a row the rank of one place may be killed or hang before that place is left out,
                            where launcher.ranks is a span; after rest_s seconds it is taken in again
@@ -83,6 +84,7 @@ class Recovery:
     killed: Annotated[int, Ge(0)]
     raised: Annotated[int, Ge(0)]
     hung: Annotated[int, Ge(0)]
+    corrupt: Annotated[int, Ge(0)]
     repeats: Positive
     pause_s: Annotated[float, Ge(0)]
     place: Positive
@@ -102,6 +104,13 @@ class Watchdog:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Integrity:
+    """integrity.*: whether the parameters are the same on all ranks, every so many steps and before each checkpoint."""
+
+    every: Positive | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, whole. Field names are the top-level keys of the configuration."""
 
@@ -113,6 +122,7 @@ class Settings:
     data: DataSettings
     recovery: Recovery
     watchdog: Watchdog
+    integrity: Integrity
     optimizer: Optimizer
     schedule: Schedule
     strategy: Strategy

@@ -107,7 +107,9 @@ class Trainer:
                     self.meter.restart()
                 self.log.train_row(row, loss_sum, weight, norm)
             early = self.exhausted()
-            if stopping or early or self.due(self.settings.checkpoint.every):
+            saving = bool(stopping) or early or self.due(self.settings.checkpoint.every)
+            self.compare(saving)
+            if saving:
                 self.save(last=bool(stopping) or early or progress.step == self.total)
             if stopping and progress.step < self.total:
                 self.event("stop", step=progress.step)
@@ -115,6 +117,12 @@ class Trainer:
             if early:
                 break
         return "done"
+
+    def compare(self, saving: bool) -> None:
+        """Let no checkpoint be written from parameters that have come apart: it is what a run goes back to."""
+        every = self.settings.integrity.every
+        if every is not None and (saving or self.progress.step % every == 0):
+            self.engine.compare()
 
     def exhausted(self) -> bool:
         """Whether train.patience evaluations in a row brought no better eval_loss."""

@@ -47,7 +47,7 @@ def test_the_keys() -> None:
 
     assert {
         name: keys(vars(settings)[name])
-        for name in ("Run", "Train", "Checkpoint", "DataSettings", "Recovery", "Watchdog")
+        for name in ("Run", "Train", "Checkpoint", "DataSettings", "Recovery", "Watchdog", "Integrity")
     } == {
         "Run": ["dir", "max_hours"],
         "Train": [
@@ -56,8 +56,9 @@ def test_the_keys() -> None:
         ],
         "Checkpoint": ["every", "keep", "metric", "mode", "dir"],
         "DataSettings": ["ledger", "workers"],
-        "Recovery": ["killed", "raised", "hung", "repeats", "pause_s", "place", "rest_s"],
+        "Recovery": ["killed", "raised", "hung", "corrupt", "repeats", "pause_s", "place", "rest_s"],
         "Watchdog": ["timeout", "slow"],
+        "Integrity": ["every"],
     }
 
 
@@ -66,6 +67,7 @@ def test_the_exit_codes() -> None:
     assert {e.__name__: e.exit_code for e in errors.TrainkitError.__subclasses__()} == {
         "ConfigError": 2,
         "CheckpointError": 1,
+        "CorruptError": 1,
         "StoppedOnRequest": 75,
     }
 

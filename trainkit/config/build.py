@@ -29,6 +29,7 @@ SECTIONS: dict[str, type] = {
     "data": s.DataSettings,
     "recovery": s.Recovery,
     "watchdog": s.Watchdog,
+    "integrity": s.Integrity,
 }
 SEAMS: dict[str, type] = {
     "optimizer": Optimizer,

@@ -18,14 +18,15 @@ from typing import Any, Literal
 
 from trainkit.errors import EXIT_CONFIG, EXIT_FAILED
 
-Cause = Literal["killed", "raised", "hung", "refused"]
+Cause = Literal["killed", "raised", "hung", "corrupt", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt ended.
 
-    cause  killed: by a signal; raised: an error, or exit(); hung: no step in the watchdog's time; refused: exit code 2
+    cause  killed: by a signal; raised: an error, or exit(); hung: no step in the watchdog's time;
+           corrupt: its parameters are not those of the others; refused: exit code 2
     step   the step that the rank was in; 0 before the first
     told   the fields of the `failure` event
     """
@@ -48,11 +49,16 @@ def find(logs: Path, rank: int, exit_code: int, step: int) -> Failure:
     if (logs / f"rank_{rank}.failure.json").exists():
         errors = [json.loads(path.read_text()) for path in logs.glob("rank_*.failure.json")]
         told = min(errors, key=lambda error: float(error["time"]))
-        cause: Cause = "refused" if told["exit_code"] == EXIT_CONFIG else "raised"
+        cause: Cause = told.get("cause", "refused" if told["exit_code"] == EXIT_CONFIG else "raised")
     else:
         told = event(f"rank {rank} {_ending(exit_code)}", rank)
         cause = "killed" if exit_code < 0 else "raised"
-    return Failure(cause, step, {**told, "log": str(logs / f"rank_{told['rank']}.log"), "cause": cause, "step": step})
+    return Failure(cause, step, {**told, "log": log(logs, told["rank"]), "cause": cause, "step": step})
+
+
+def log(logs: Path, rank: int | None) -> str:
+    """Where to read on: the log of `rank`, or those of all where none is to blame."""
+    return str(logs if rank is None else logs / f"rank_{rank}.log")
 
 
 def event(message: str, rank: int | None) -> dict[str, Any]:

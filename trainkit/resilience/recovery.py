@@ -15,9 +15,9 @@
 is numbered once, and the number only grows: logs, ledger and checkpoints that are being written carry it.
 
 With more than one of `sizes` the run may go on with fewer ranks. A place (a GPU, a slot of the machine) is blamed when
-its rank was killed or hung: an error comes from the program, and blames none. Blamed `recovery.place` times in a row, a
-place is left out for `recovery.rest_s`, then `rejoin` takes it in again. That is another circumstance, so the same
-failure no longer counts as the same; the budgets hold as they are.
+its rank was killed, hung, or had other parameters than the others: an error comes from the program, and blames none.
+Blamed `recovery.place` times in a row, a place is left out for `recovery.rest_s`, then `rejoin` takes it in again. That
+is another circumstance, so the same failure no longer counts as the same; the budgets hold as they are.
 
 A budget is per cause, and for failures in a row: a checkpoint that was not there at the failure before gives all of it
 back, because a run of weeks may well lose a rank every day. The same failure in the same step is no bad luck but a
@@ -143,7 +143,7 @@ def rejoin(state: State, saved: int, now: float) -> State:
 def _blame(policy: Recovery, state: State, failure: Failure, blamed: Mapping[int, int], now: float) -> State:
     """Leave the place of the rank that failed out, if it is to blame often enough and the run can do without it."""
     rank = failure.told.get("rank")
-    if failure.cause not in ("killed", "hung") or rank is None:
+    if failure.cause not in ("killed", "hung", "corrupt") or rank is None:
         return replace(state, blamed=blamed)
     seat = state.seats[rank]
     times = blamed.get(seat, 0) + 1
@@ -190,7 +190,8 @@ def _against(policy: Recovery, state: State, failure: Failure, asked: bool) -> s
 
 
 def _budget(policy: Recovery, cause: Cause) -> int:
-    return {"killed": policy.killed, "raised": policy.raised, "hung": policy.hung, "refused": 0}[cause]
+    budgets = {"killed": policy.killed, "raised": policy.raised, "hung": policy.hung, "corrupt": policy.corrupt}
+    return budgets.get(cause, 0)
 
 
 def _kind(failure: Failure) -> tuple[Cause, int, str]:

@@ -11,6 +11,7 @@ from trainkit.errors import Problem
 from trainkit.preflight import Claim
 from trainkit.protocols import Cluster, Engine, ModelShape, Training, World
 from trainkit.strategy._axes import Axes
+from trainkit.strategy._data_parallel import DIVIDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +121,12 @@ class Meshed(ABC):
 
     def claims(self, cluster: Cluster) -> Sequence[Claim]:
         if self.staging().schedule != "zero_bubble" or self.axes(cluster.ranks).pipeline == 1:
-            return ()
+            return [DIVIDED]
         why = "torch cannot split the backward of a compiled block, as strategy.schedule=zero_bubble does"
-        return [Claim(key="train.compile", values=(False,), said=why, otherwise="choose strategy.schedule=1f1b")]
+        return [
+            DIVIDED,
+            Claim(key="train.compile", values=(False,), said=why, otherwise="choose strategy.schedule=1f1b"),
+        ]
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements preflight.Divides."""

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from trainkit.canonical import trainable, trained_state
 from trainkit.protocols import Batch, Training, World
 from trainkit.strategy._average import Average, evaluating
-from trainkit.strategy._same import same_start
+from trainkit.strategy._same import same_start, same_still
 
 NoSync = Callable[[], AbstractContextManager[None]]
 
@@ -110,6 +110,9 @@ class SpmdEngine:
 
     def discard(self) -> None:
         self.optimizer.zero_grad()
+
+    def compare(self) -> None:
+        same_still(self.model, self.world)
 
     def size(self) -> tuple[int, int]:
         return sum(p.numel() for p in self.model.parameters()), sum(p.numel() for p in self.parameters)

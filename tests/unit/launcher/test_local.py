@@ -40,13 +40,17 @@ class Mine(Task):
     fault: str
 
     def build_model(self):
-        return nn.Linear(1, 1)
+        MODELS.append(nn.Linear(1, 1))
+        return MODELS[0]
 
     def build_data(self):
         return Data(Numbers(self.fault))
 
     def loss(self, output, targets):
         return (output - targets["y"]).square().sum()
+
+
+MODELS = []
 
 
 class Numbers:
@@ -74,6 +78,9 @@ class Numbers:
                     died.write("x")
                     died.flush()
                     os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "corrupts" and self.fetched == 7 and os.environ["RANK"] == "1" and not os.path.exists("once"):
+            open("once", "w").close()
+            MODELS[0].bias.data += 1e-3
         if self.fault == "hangs" and self.fetched == 7 and os.environ["RANK"] == "1":
             time.sleep(1000)
         if self.fault == "endless":
@@ -99,7 +106,7 @@ def begun(project: Path) -> Iterator[Begin]:
         words = ["recipe=mine", "strategy=ddp", "tracker=none", f"run.dir={folder.root}"]
         words += ["recovery.killed=0", "recovery.hung=0", f"recovery.raised={raised}", *more]
         train = ["train.steps=2000", "train.global_batch=2", "train.device=cpu"]
-        write(folder.config, yaml.safe_dump(compose(words + train)))
+        write(folder.config, yaml.safe_dump(compose(train + words)))
         jobs.append(Local(ranks=2).start(folder.root, cluster, folder.next_attempt()))
         return jobs[-1], folder
 
@@ -175,6 +182,18 @@ def test_a_rank_that_does_nothing_any_more_is_named_with_its_stack(begun: Begin)
     assert "rank 1 did not come to step 7, where the others wait" in failure["message"]
     assert re.search(r'recipes/mine.py", line \d+ in fetch', Path(failure["log"]).read_text())
     assert "in all_reduce" in (folder.logs(1) / "rank_0.log").read_text()
+
+
+def test_a_rank_whose_parameters_change_is_named_before_they_are_saved(begun: Begin) -> None:
+    more = ["integrity.every=1000", "recovery.corrupt=1", "checkpoint.every=5", "train.steps=12"]
+    job, folder = begun("corrupts", *more, "train.global_batch=3", cluster=replace(CLUSTER, ranks=3))
+    assert ended(job) == 0
+    (failure,), (restart,) = events(folder, "failure"), events(folder, "restart")
+    assert (failure["cause"], failure["rank"], failure["step"]) == ("corrupt", 1, 10)
+    assert "the ranks' parameters have come apart: rank 1 on " in failure["message"]
+    assert "the parameter bias: " in failure["message"]
+    assert (restart["step"], restart["why"]) == (5, "restart 1 of 1 (corrupt)")
+    assert [event["step"] for event in events(folder, "save")] == [5, 10, 12]
 
 
 def test_a_run_saves_and_leaves_when_its_hours_are_over_and_for_a_stop_file(begun: Begin) -> None:

@@ -26,6 +26,13 @@ def test_a_rank_that_left_no_word_is_the_cause(tmp_path: Path, code: int, cause:
     assert found.told["log"] == str(tmp_path / "rank_1.log")
 
 
+def test_where_none_is_to_blame_all_logs_are_named(tmp_path: Path) -> None:
+    told = {"rank": None, "time": 1.0, "exit_code": 1, "message": "they differ", "cause": "corrupt"}
+    (tmp_path / "rank_1.failure.json").write_text(json.dumps(told))
+    found = failure.find(tmp_path, 1, 1, 3)
+    assert (found.cause, found.told["rank"], found.told["log"]) == ("corrupt", None, str(tmp_path))
+
+
 def test_of_several_errors_the_first_is_the_cause(tmp_path: Path) -> None:
     left(tmp_path, 0, 5.0)
     left(tmp_path, 1, 4.0, code=2)

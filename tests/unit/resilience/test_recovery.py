@@ -15,12 +15,13 @@ from trainkit.resilience.failure import Failure
 from trainkit.resilience.recovery import LONGEST_PAUSE_S, IllegalMove, State
 from trainkit.settings import Recovery
 
-POLICY = Recovery(killed=8, raised=2, hung=2, repeats=2, pause_s=1.0, place=2, rest_s=600.0)
+POLICY = Recovery(killed=8, raised=2, hung=2, corrupt=2, repeats=2, pause_s=1.0, place=2, rest_s=600.0)
 POLICIES = st.builds(
     Recovery,
     killed=st.integers(0, 5),
     raised=st.integers(0, 5),
     hung=st.integers(0, 5),
+    corrupt=st.integers(0, 5),
     repeats=st.integers(1, 4),
     pause_s=st.floats(0, 100),
     place=st.integers(1, 3),
@@ -33,7 +34,10 @@ def failure(cause: Any = "killed", step: int = 1, message: str = "it was killed"
 
 
 FAILURES = st.builds(
-    failure, st.sampled_from(["killed", "raised", "hung"]), st.integers(1, 3), st.sampled_from(["this", "that"])
+    failure,
+    st.sampled_from(["killed", "raised", "hung", "corrupt"]),
+    st.integers(1, 3),
+    st.sampled_from(["this", "that"]),
 )
 
 
@@ -54,8 +58,9 @@ def test_a_run_that_gets_nowhere_ends_within_its_budgets(policy: Recovery, failu
     states = history(policy, [(each, -1) for each in failures])
     restarts = sum(state.phase == "restarting" for state in states)
     assert states[-1].phase == "gave up"
-    assert restarts <= policy.killed + policy.raised + policy.hung
-    for cause, budget in (("killed", policy.killed), ("raised", policy.raised), ("hung", policy.hung)):
+    assert restarts <= policy.killed + policy.raised + policy.hung + policy.corrupt
+    budgets = {"killed": policy.killed, "raised": policy.raised, "hung": policy.hung, "corrupt": policy.corrupt}
+    for cause, budget in budgets.items():
         assert (
             sum(s.phase == "restarting" and s.failure is not None and s.failure.cause == cause for s in states)
             <= budget
@@ -161,7 +166,7 @@ def test_ranks_sit_in_places_of_their_own_and_their_number_is_an_allowed_one(
             state = recovery.go(more)
             continue
         rank = data.draw(st.integers(0, state.ranks - 1))
-        cause = data.draw(st.sampled_from(["killed", "hung", "raised"]))
+        cause = data.draw(st.sampled_from(["killed", "hung", "corrupt", "raised"]))
         state = recovery.failed(state, failure(cause, rank=rank, step=saved))
         state = recovery.decide(policy, state, data.draw(st.sampled_from([saved, -1])), asked=False, now=now)
         if state.phase == "gave up":
@@ -190,6 +195,13 @@ def test_a_place_that_fails_again_is_left_out_and_comes_back() -> None:
         30,
         "place 1 is taken in again",
     )
+
+
+def test_a_place_that_corrupts_its_parameters_is_left_out_too() -> None:
+    once = lose(recovery.start(1, [2, 4], -1), 1, 0.0, "corrupt")
+    assert lose(once, 1, 0.0, "corrupt").seats == (0, 2)
+    unknown = lose(lose(recovery.start(1, [1, 2], -1), None, 0.0, "corrupt"), 1, 0.0)
+    assert unknown.seats == (0, 1)  # of two ranks none can be told
 
 
 def test_another_place_is_taken_where_one_is_spare() -> None:

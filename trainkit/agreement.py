@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 
 MOST_TOLD = 5
 
+Fault = Callable[[str, int | None], TrainkitError]
 
-def agree(world: World, facts: Mapping[str, str], title: str, hint: str) -> None:
-    """Compare `facts` over the ranks. Raises TrainkitError, on every rank alike, that tells what the odd ranks have and
-    what most have. Collective; the facts themselves travel only where they differ."""
+
+def plain(message: str, rank: int | None) -> TrainkitError:
+    """The error of ranks that differ, whichever of them is wrong."""
+    return TrainkitError(message)
+
+
+def agree(world: World, facts: Mapping[str, str], title: str, hint: str, fault: Fault = plain) -> None:
+    """Compare `facts` over the ranks. Raises, on every rank alike, the `fault` that tells what the odd ranks have and
+    what most have, and the rank that is odd, if it is one against a majority. Collective; the facts themselves travel
+    only where they differ."""
     digests = world.gather(hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest())
     (usual, _), *others = Counter(digests).most_common()
     if not others:
@@ -34,7 +42,8 @@ def agree(world: World, facts: Mapping[str, str], title: str, hint: str) -> None
     who = f"rank {odd[0]} on {everybody[odd[0]][0]}"
     if len(odd) > 1:
         who += f" and {len(odd) - 1} more ({', '.join(map(str, odd[1:9]))}{', ...' if len(odd) > 9 else ''})"
-    raise TrainkitError("\n    ".join([f"{title}: {who} against the others", *told, hint]))
+    alone = odd[0] if len(odd) == 1 and world.size > 2 else None
+    raise fault("\n    ".join([f"{title}: {who} against the others", *told, hint]), alone)
 
 
 def bits(tensor: Tensor) -> memoryview:

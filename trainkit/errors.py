@@ -3,6 +3,7 @@
     TrainkitError                 1   a fault in a run; says what was saved and how to go on
     |- ConfigError                2   bad input: nothing was started or written
     |- CheckpointError            1   a checkpoint could not be written, read or trusted
+    |- CorruptError               1   a rank's parameters are no longer those of the others
     `- StoppedOnRequest          75   a checkpoint is saved; the same command goes on (EX_TEMPFAIL)
 
 Anything else that escapes is a bug or a fault of the recipe and leaves with its traceback and code 1.
@@ -53,6 +54,14 @@ class ConfigError(TrainkitError):
 
 class CheckpointError(TrainkitError):
     """A checkpoint could not be written, read or trusted."""
+
+
+class CorruptError(TrainkitError):
+    """A rank's parameters are no longer those of the others. `rank`: which one; None where no majority says so."""
+
+    def __init__(self, message: str, rank: int | None) -> None:
+        self.rank = rank
+        super().__init__(message)
 
 
 class StoppedOnRequest(TrainkitError):

@@ -27,6 +27,7 @@ from trainkit import __version__
 from trainkit.console import Console, closing, screen, summarise
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
+from trainkit.resilience.lock import RunLock
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
 from trainkit.secrets import flat
 from trainkit.settings import Settings, name_of
@@ -39,14 +40,23 @@ STATUS = {EXIT_DONE: "done", EXIT_STOPPED: "stopped", EXIT_CONFIG: "refused"}
 
 def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:
     """Start the run, follow it to its end, and say how it went. `words` are those of the command line. Returns the
-    exit code."""
-    folder, rich = RunFolder(Path(settings.run.dir)), screen()
+    exit code. Raises ConfigError where another command is at work in the run folder."""
+    folder = RunFolder(Path(settings.run.dir))
+    with RunLock(folder.command_lock, folder.root):
+        RunLock(folder.ranks_lock, folder.root).release()  # ranks whose command was killed may still be saving
+        return run_locked(folder, config, settings, cluster, words)
+
+
+def run_locked(
+    folder: RunFolder, config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]
+) -> int:
+    """The same, in a folder that no other command writes into."""
+    rich = screen()
     if finished(folder, config):
         where = escape(str(folder.root))
         rich.print(f"this run is done; to train on, give it more steps, or another run.dir ({where})")
         show(rich, folder, json.loads(folder.summary.read_text()), words)
         return EXIT_DONE
-    folder.root.mkdir(parents=True, exist_ok=True)
     attempt = folder.next_attempt()
     folder.summary.unlink(missing_ok=True)  # it would pass for this attempt's, if that is killed
     drop_torn_line(folder.events)
@@ -59,8 +69,8 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
     console = Console(folder, attempt, rich)
     code, asked = follow(job, console, follower)
     status = STATUS.get(code, "killed" if code < 0 else "failed")
-    if status in ("failed", "killed") and asked < 2 and not explained(folder, attempt):
-        folder.event("failure", **unexplained(folder, attempt, code))
+    if status in ("failed", "killed") and asked < 2 and not explained(folder):
+        folder.event("failure", **unexplained(folder, code))
     step = max((r["step"] for r in read_lines(folder.metrics)), default=0)
     folder.event("end", step=step, status=status, exit_code=code, seconds=round(time.time() - begin, 1))
     console.close()
@@ -74,6 +84,7 @@ def run(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Seq
 
 def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
     """Draw until the job ends. The first Ctrl-C or SIGTERM asks it to save and leave, the second ends it at once.
+    SIGUSR2 asks too, and does not count: a scheduler sends it some time before SIGTERM.
     Returns its exit code, and how often it was asked."""
     asked = 0
 
@@ -84,6 +95,7 @@ def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    signal.signal(signal.SIGUSR2, lambda number, frame: job.stop())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end a run
     told, troubled = 0, None
     while True:
@@ -100,13 +112,15 @@ def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
         time.sleep(POLL_S)
 
 
-def explained(folder: RunFolder, attempt: int) -> bool:
-    """Whether the launcher has said why the attempt failed."""
-    return any(event["event"] == "failure" and event["attempt"] == attempt for event in read_lines(folder.events))
+def explained(folder: RunFolder) -> bool:
+    """Whether the launcher has said why the newest attempt failed."""
+    newest = folder.next_attempt() - 1
+    return any(e["event"] == "failure" and e["attempt"] == newest for e in read_lines(folder.events))
 
 
-def unexplained(folder: RunFolder, attempt: int, code: int) -> dict[str, Any]:
+def unexplained(folder: RunFolder, code: int) -> dict[str, Any]:
     """The `failure` event for a launcher that could not write it: the out-of-memory killer ended it, or a full disk."""
+    attempt = folder.next_attempt() - 1
     end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
     return {
         "attempt": attempt,

@@ -5,6 +5,7 @@ config.yaml -> prepare (once per machine) -> connect -> data -> handshake -> eng
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -13,31 +14,32 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainkit.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError, Problem, TrainkitError
+from trainkit.errors import EXIT_FAILED, ConfigError, CorruptError, Problem, TrainkitError
+from trainkit.resilience.pulse import Lifeline, Pulse
 from trainkit.resilience.stop import StopFlag
-from trainkit.runfolder import RunFolder
+from trainkit.runfolder import RunFolder, replace_text
 
 if TYPE_CHECKING:
-    from trainkit.protocols import Data, Training
+    from trainkit.protocols import Data, Outcome, Training
     from trainkit.settings import Settings
 
 stop = StopFlag()
 """Raised by a signal to this process; the agent installs it before it forks the ranks, so no signal is missed."""
 
 
-def work(root: str, attempt: int) -> str:
-    """Run one rank of `attempt` in the run folder `root`. Returns 'done' or 'stopped'; a fault leaves
-    logs/attempt_A/rank_R.failure.json behind and exits with the code of the error."""
-    agent = os.getppid()
-    os.dup2(1, 2)  # one log file per rank: the launcher redirected stdout only
+def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> Outcome:
+    """Be rank `rank` of `attempt` in the run folder `root`; `again`: it goes on from an attempt of the same command.
+    A fault leaves logs/attempt_A/rank_R.failure.json behind and exits with the code of the error."""
     stop.install()
-    folder, rank = RunFolder(Path(root)), int(os.environ.get("RANK", "0"))
-    (folder.logs(attempt) / f"rank_{rank}.pid").write_text(str(os.getpid()))
+    faulthandler.register(signal.SIGQUIT)  # all threads, into the rank's log: what the agent asks for when a run hangs
+    folder = RunFolder(Path(root))
     try:
-        outcome = train(folder, attempt)
+        return train(folder, attempt, again, Lifeline(stop, partial(pulse.beat, rank)))
     except Exception as error:
         if not isinstance(error, TrainkitError):  # the others say it all in their message
             traceback.print_exc()
@@ -50,30 +52,25 @@ def work(root: str, attempt: int) -> str:
             "message": str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}",
             "traceback": traceback.format_exc(),
         }
-        (folder.logs(attempt) / f"rank_{rank}.failure.json").write_text(json.dumps(failure))
+        if isinstance(error, CorruptError):  # all ranks raise it; it is told of the one that it is about
+            failure |= {"rank": error.rank, "cause": "corrupt"}
+        replace_text(folder.logs(attempt) / f"rank_{rank}.failure.json", json.dumps(failure))
+        pulse.beat(rank, pulse.read(rank).step, "leaving")
         sys.exit(code)
-    leave_without(agent)
-    return outcome
 
 
-def leave_without(agent: int) -> None:
-    """End here if the agent is dead or dies from now on (its death sends SIGINT): torchelastic would have this rank
-    wait for ever to be told that its outcome has been read."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if os.getppid() != agent:
-        sys.exit(EXIT_STOPPED)
-
-
-def train(folder: RunFolder, attempt: int) -> str:
+def train(folder: RunFolder, attempt: int, again: bool, lifeline: Lifeline) -> Outcome:
     """Build everything that config.yaml names, and fit."""
     from trainkit.config import load
 
     settings = load(folder.config)
+    if again:  # from its own checkpoint, which resume=never cannot have meant, if there is one yet
+        settings = replace(settings, resume="auto")
     prepare(settings)
-    return fit(settings, folder, attempt)
+    return fit(settings, folder, attempt, lifeline)
 
 
-def fit(settings: Settings, folder: RunFolder, attempt: int) -> str:
+def fit(settings: Settings, folder: RunFolder, attempt: int, lifeline: Lifeline | None = None) -> Outcome:
     """Join the other ranks, build data and engine, train."""
     from trainkit.checkpoint.store import CheckpointStore
     from trainkit.handshake import shake_hands
@@ -89,7 +86,7 @@ def fit(settings: Settings, folder: RunFolder, attempt: int) -> str:
     store = CheckpointStore(
         folder.checkpoints(settings.checkpoint.dir), world, attempt, about(settings, world.size), say
     )
-    outcome = Trainer(settings, engine, world, data, store, folder, stop).fit()
+    outcome = Trainer(settings, engine, world, data, store, folder, lifeline or Lifeline(stop)).fit()
     world.close()
     return outcome
 

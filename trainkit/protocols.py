@@ -30,6 +30,7 @@ Say = Callable[[str], None]
 """Prints one line of progress where the person at the terminal sees it."""
 
 Precision = Literal["fp32", "bf16"]
+Outcome = Literal["done", "stopped"]  # of ranks that did not fail; stopped: asked to, and saved
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -213,6 +214,7 @@ class Cluster:
     ranks: int
     gpus: int
     cores: int
+    fewer: tuple[int, ...] = ()  # smaller numbers of ranks to go on with when ranks are lost, ascending
 
 
 class Ranks(Protocol):
@@ -286,6 +288,11 @@ class Engine(Protocol):
     def discard(self) -> None:
         """In place of update(): drop the batch. Its gradients go, and running statistics are as they were before it."""
 
+    def compare(self) -> None:
+        """Raise CorruptError, on every rank, unless all have the same parameters. Only for strategies under which every
+        rank keeps the whole model; the others claim integrity.every=null (preflight.Configured). Collective."""
+        ...
+
     def size(self) -> tuple[int, int]:
         """How many parameters the whole model has, and how many of them are trained."""
 
@@ -338,9 +345,9 @@ class Job(Protocol):
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Who starts and watches the ranks. `launcher.ranks` is a number or 'auto'."""
+    """Who starts and watches the ranks. `launcher.ranks` is a number, 'auto', or a span such as '2:4'."""
 
-    ranks: int | Literal["auto"]
+    ranks: int | str
 
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
         """What there is to run on, 'auto' resolved by the strategy; no GPUs where train.device=cpu. Without torch."""

@@ -3,7 +3,7 @@
     RUN/config.yaml                resolved configuration
     RUN/metrics.jsonl              one row per logged step
     RUN/events.jsonl               launch, start, sample, save, save_failed, save_waits, cadence, bad_step, rollback,
-                                   stop, failure, end
+                                   asked, stop, failure, restart, give_up, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
     RUN/logs/attempt_A/rank_R.log
@@ -56,6 +56,19 @@ class RunFolder:
 
     def logs(self, attempt: int) -> Path:
         return self.root / "logs" / f"attempt_{attempt}"
+
+    @property
+    def stop(self) -> Path:
+        """A file that asks the run to save and leave; whoever does it takes the file away."""
+        return self.root / "STOP"
+
+    @property
+    def command_lock(self) -> Path:
+        return self.root / "logs" / "command.lock"
+
+    @property
+    def ranks_lock(self) -> Path:
+        return self.root / "logs" / "ranks.lock"
 
     def ledger(self, attempt: int, rank: int) -> Path:
         return self.root / "ledger" / f"attempt_{attempt}" / f"rank_{rank}.jsonl"

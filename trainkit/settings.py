@@ -14,9 +14,10 @@ Positive = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """run.*: where the run lives."""
+    """run.*: where the run lives, and after how many hours a command saves and leaves (null: never)."""
 
     dir: str
+    max_hours: Annotated[float, Gt(0)] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,48 @@ class Anomaly:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """recovery.*: how often a run restarts by itself.
+
+    killed, raised, hung   restarts in a row without a new checkpoint, after a rank was ended by a signal, raised an
+                           error, made no step in the watchdog's time
+    corrupt                the same after integrity.every found ranks whose parameters differ
+    repeats                how often in a row the same failure in the same step ends the run, whatever is left
+    place                  how often in a row the rank of one place may be killed or hang before that place is left out,
+                           where launcher.ranks is a span; after rest_s seconds it is taken in again
+    pause_s                before the second restart in a row; twice that before the third, and so on up to a minute
+    """
+
+    killed: Annotated[int, Ge(0)]
+    raised: Annotated[int, Ge(0)]
+    hung: Annotated[int, Ge(0)]
+    corrupt: Annotated[int, Ge(0)]
+    repeats: Positive
+    pause_s: Annotated[float, Ge(0)]
+    place: Positive
+    rest_s: Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watchdog:
+    """watchdog.*: after how many seconds without a sign of any rank a run is taken for hung.
+
+    timeout  in a step; null: ten times the median step, and at least 60
+    slow     in what is no step (start, evaluation, checkpoint, export), and in the first steps
+    """
+
+    timeout: Annotated[float, Gt(0)] | None
+    slow: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integrity:
+    """integrity.*: whether the parameters are the same on all ranks, every so many steps and before each checkpoint."""
+
+    every: Positive | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, whole. Field names are the top-level keys of the configuration."""
 
@@ -100,6 +143,9 @@ class Settings:
     checkpoint: Checkpoint
     data: DataSettings
     anomaly: Anomaly
+    recovery: Recovery
+    watchdog: Watchdog
+    integrity: Integrity
     optimizer: Optimizer
     schedule: Schedule
     strategy: Strategy

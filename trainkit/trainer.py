@@ -28,14 +28,12 @@ from trainkit.data.plan import Plan, Step, split
 from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog, over_all_ranks
-from trainkit.protocols import Batch, Data, Engine, World
+from trainkit.protocols import Batch, Data, Engine, Outcome, World
 from trainkit.rescue import rescue
 from trainkit.resilience.guard import Guard, Health
-from trainkit.resilience.stop import StopFlag
+from trainkit.resilience.pulse import Lifeline
 from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.settings import Settings, name_of
-
-Outcome = Literal["done", "stopped"]
 
 
 @dataclass(slots=True)
@@ -70,11 +68,11 @@ class Trainer:
         data: Data,
         store: CheckpointStore,
         folder: RunFolder,
-        stop: StopFlag,
+        lifeline: Lifeline,
     ) -> None:
         self.settings, self.train = settings, settings.train
         self.engine, self.world, self.data, self.store = engine, world, data, store
-        self.folder, self.stop = folder, stop
+        self.folder, self.lifeline = folder, lifeline
         self.progress, self.guard = Progress(), Guard(settings.anomaly)
         self.between = True  # two steps: the state is that of progress.step
         self.metrics: dict[str, float] = {}
@@ -113,14 +111,16 @@ class Trainer:
         scale, learning_rate = self.settings.schedule.factor, self.settings.optimizer.lr
         if self.exhausted():
             return "done"
+        stop, beat = self.lifeline.stop, self.lifeline.beat
         for step, share in self.batches():
+            beat(progress.step + 1, "training")
             local = (
                 sum([b.weight for b in share]),
                 sum([b.tokens for b in share]),
-                self.stop.raised,
+                stop.raised,
                 self.saver.wish(),
             )
-            weight, tokens, stop, wishes = self.world.total(local)
+            weight, tokens, stopping, wishes = self.world.total(local)
             lr = learning_rate * scale(progress.step, self.total)
             number = progress.step + 1
             evaluates = self.data.heldout is not None and self.due(number, train.eval_every)
@@ -133,14 +133,16 @@ class Trainer:
             if logs:
                 row = {"step": number, "samples": step.samples, "lr": lr} | self.meter.read()
                 self.log_row(row, weight, trained, evaluates)
-            if self.guard.gives_up(progress.health) and not stop:
+            if self.guard.gives_up(progress.health) and not stopping:
                 return None
             early = self.exhausted()
-            last = bool(stop) or early or progress.step == self.total
+            last = bool(stopping) or early or progress.step == self.total
             due = self.saver.due(progress.step, step.samples, tokens, wishes)
-            if last or (due and not progress.health.bad):  # what the run would go back to was made in good steps
+            saving = last or (due and not progress.health.bad)  # what a run goes back to was made in good steps
+            self.compare(saving)
+            if saving:
                 self.save(last)
-            if stop and progress.step < self.total:
+            if stopping and progress.step < self.total:
                 self.event("stop", step=progress.step)
                 return "stopped"
             if early:
@@ -190,6 +192,12 @@ class Trainer:
             self.log.row(row | {"skipped": 1})
         else:
             self.log.train_row(row, weight, *trained)
+
+    def compare(self, saving: bool) -> None:
+        """Let no checkpoint be written from parameters that have come apart: it is what a run goes back to."""
+        every = self.settings.integrity.every
+        if every is not None and (saving or self.progress.step % every == 0):
+            self.engine.compare()
 
     def exhausted(self) -> bool:
         """Whether train.patience evaluations in a row brought no better eval_loss."""
@@ -258,6 +266,7 @@ class Trainer:
         size = self.train.micro_batch or -(-self.train.global_batch // world.dp_size)
         micro_batches, real = split(range(len(source)), world.dp_rank, world.dp_size, size)
         for ids, counts in zip(micro_batches, real, strict=True):
+            self.lifeline.beat(self.progress.step, "evaluating")
             yield load(source, Step([ids], [counts], 0))[1][0]
 
     # ------------------------------------------------------------------------------------ checkpoints
@@ -295,6 +304,7 @@ class Trainer:
 
     def save(self, last: bool) -> None:
         self.log.flush()
+        self.lifeline.beat(self.progress.step, "saving")
         self.saver.save(self.progress.step, self.engine.state_dict, self.small_state(), last)
         self.meter.restart()
 
@@ -306,11 +316,12 @@ class Trainer:
         """Save the newest step before the run breaks, where that can be done alone (rescue.py). Whatever goes wrong in
         it is told, and hides nothing of the fault."""
         step, attempt, ranks = self.progress.step, self.store.attempt, range(self.world.size)
-        if isinstance(fault, TrainkitError) or not self.between:
-            return
+        if isinstance(fault, TrainkitError) or not self.between or self.settings.integrity.every is not None:
+            return  # with integrity.every what is saved has to be compared first
         journals = [self.folder.ledger(attempt, rank) for rank in ranks] if self.ledger is not None else []
         if self.due(step, self.train.log_every):
             journals.append(self.folder.metrics)
+        self.lifeline.beat(step, "rescuing")
         try:
             self.log.flush()
             saved = rescue(self.engine, self.world, self.store, self.small_state(), step, journals)
@@ -323,6 +334,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Show what the model does now and write it for use without trainkit."""
+        self.lifeline.beat(self.progress.step, "finishing")
         self.sample("after")
         checkpoint = self.store.latest()
         if checkpoint is None:

@@ -45,8 +45,11 @@ def test_the_keys() -> None:
     def keys(kind: type) -> list[str]:
         return [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
 
-    assert {name: keys(vars(settings)[name]) for name in ("Run", "Train", "Checkpoint", "DataSettings")} == {
-        "Run": ["dir"],
+    assert {
+        name: keys(vars(settings)[name])
+        for name in ("Run", "Train", "Checkpoint", "DataSettings", "Recovery", "Watchdog", "Integrity")
+    } == {
+        "Run": ["dir", "max_hours"],
         "Train": [
             *("steps", "epochs", "global_batch", "micro_batch", "seed", "clip_norm", "precision", "device"),
             *("log_every", "eval_every", "patience", "ema", "activation_checkpointing", "compile"),
@@ -56,6 +59,9 @@ def test_the_keys() -> None:
             *("keep", "keep_every", "metric", "mode", "dir"),
         ],
         "DataSettings": ["ledger", "workers"],
+        "Recovery": ["killed", "raised", "hung", "corrupt", "repeats", "pause_s", "place", "rest_s"],
+        "Watchdog": ["timeout", "slow"],
+        "Integrity": ["every"],
     }
 
 
@@ -64,6 +70,7 @@ def test_the_exit_codes() -> None:
     assert {e.__name__: e.exit_code for e in errors.TrainkitError.__subclasses__()} == {
         "ConfigError": 2,
         "CheckpointError": 1,
+        "CorruptError": 1,
         "StoppedOnRequest": 75,
     }
 

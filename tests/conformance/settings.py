@@ -10,7 +10,17 @@ from trainkit.launcher.local import Local as LocalLauncher
 from trainkit.optimizer.adamw import AdamW
 from trainkit.protocols import Task
 from trainkit.schedule.cosine import Cosine
-from trainkit.settings import Anomaly, Checkpoint, DataSettings, Run, Settings, Train
+from trainkit.settings import (
+    Anomaly,
+    Checkpoint,
+    DataSettings,
+    Integrity,
+    Recovery,
+    Run,
+    Settings,
+    Train,
+    Watchdog,
+)
 from trainkit.tracker.none import NoTracker
 
 TRAIN: dict[str, Any] = {
@@ -56,12 +66,15 @@ def make(
 ) -> Settings:
     return Settings(
         name="decoder",
-        run=Run(dir=folder),
+        run=Run(dir=folder, max_hours=None),
         resume=resume,
         train=Train(**(TRAIN | train)),
         checkpoint=Checkpoint(**(CHECKPOINT | (checkpoint or {}))),
         data=DataSettings(ledger=ledger, workers=workers),
         anomaly=Anomaly(**({"spike": None, "patience": 3, "rollbacks": 2} | (anomaly or {}))),
+        recovery=Recovery(killed=2, raised=2, hung=2, corrupt=2, repeats=2, pause_s=0.0, place=2, rest_s=600.0),
+        watchdog=Watchdog(timeout=None, slow=1800.0),
+        integrity=Integrity(every=None),
         optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
         schedule=Cosine(warmup=3, floor=0.1),
         strategy=STRATEGIES[strategy],

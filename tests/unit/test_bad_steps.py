@@ -150,7 +150,7 @@ def test_a_run_that_is_stopped_among_bad_steps_goes_on_counting(tmp_path: Path) 
 
 
 def stop_during_bad(t: Trainer, step: int) -> None:
-    after_backward(t, lambda now: setattr(t.stop, "raised", now >= step))
+    after_backward(t, lambda now: setattr(t.lifeline.stop, "raised", now >= step))
 
 
 def test_a_spike_is_not_trained(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import yaml
 from tests.conformance.settings import make
 from tests.unit.console.runs import start, trained
 from trainkit import front
-from trainkit.errors import Problem
+from trainkit.errors import ConfigError, Problem
 from trainkit.protocols import Cluster, RunInfo, Strategy
+from trainkit.resilience import failure
+from trainkit.resilience.lock import RunLock
 from trainkit.runfolder import RunFolder, read_lines
 
 CLUSTER = Cluster(hosts=1, ranks=2, gpus=0, cores=2)
@@ -103,7 +105,7 @@ def sends(number: signal.Signals) -> Act:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """The front is the whole process otherwise, and keeps the signals to itself."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -171,6 +173,30 @@ def test_a_longer_run_that_was_cut_off_is_not_taken_for_done(tmp_path: Path) -> 
     assert again.started == [3]
 
 
+def test_a_second_command_in_the_folder_is_refused_and_touches_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for lock in (folder.command_lock, folder.ranks_lock):  # the command itself, or ranks that have lost theirs
+        script = Script([trains(3)])
+        with RunLock(lock, folder.root), pytest.raises(ConfigError, match="another command is at work in this folder"):
+            run(folder.root, script)
+        assert script.started == []
+        assert [path.name for path in folder.root.iterdir()] == ["logs"]
+    assert run(folder.root, Script([trains(3)])) == 0
+
+
+def test_a_failure_that_was_recovered_from_does_not_explain_a_later_one(tmp_path: Path) -> None:
+    def fails(folder: RunFolder, attempt: int) -> None:
+        folder.event("failure", attempt=attempt, **failure.event("rank 1 was killed", 1), log="log")
+        folder.logs(attempt + 1).mkdir()
+
+    assert run(tmp_path, Script([trains(1), fails], -9)) == 1
+    told = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "failure"]
+    assert [(event["attempt"], event["message"]) for event in told] == [
+        (1, "rank 1 was killed"),
+        (2, "the process that starts the ranks was killed by SIGKILL"),
+    ]
+
+
 def test_a_row_that_a_full_disk_cut_off_spoils_no_later_attempt(tmp_path: Path) -> None:
     assert run(tmp_path, Script([trains(2)], 1)) == 1
     with (tmp_path / "events.jsonl").open("a") as f:
@@ -184,6 +210,9 @@ def test_the_first_signal_asks_the_second_ends(tmp_path: Path, capsys: pytest.Ca
     assert run(tmp_path / "one", script, tracker) == 75
     assert (script.asked, tracker.status) == (["stop"], ["KILLED"])
     assert "stopping: saving a checkpoint" in capsys.readouterr().out
+    script = Script([sends(signal.SIGUSR2), sends(signal.SIGTERM), trains(1)])
+    assert run(tmp_path / "scheduler", script) == 75
+    assert script.asked == ["stop", "stop"]
     script, tracker = Script([sends(signal.SIGTERM), sends(signal.SIGHUP), sends(signal.SIGINT), trains(1)]), Closed()
     assert run(tmp_path / "two", script, tracker) == 1
     assert (script.asked, tracker.status) == (["stop", "kill"], ["KILLED"])

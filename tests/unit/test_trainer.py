@@ -19,6 +19,7 @@ from trainkit.checkpoint import manifest, saver
 from trainkit.checkpoint.store import CheckpointStore, Saved
 from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.protocols import Batch, Data, Task
+from trainkit.resilience.pulse import Lifeline
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, read_lines
 from trainkit.trainer import Trainer
@@ -66,7 +67,7 @@ def trainer(root: Path, task: Task | None = None, attempt: int = 1, **options: A
     world = settings.strategy.connect("cpu")
     engine = settings.strategy.build(main.training(settings), world)
     store = CheckpointStore(root / "checkpoints", world, attempt, main.about(settings, 1), lambda text: None)
-    return Trainer(settings, engine, world, settings.recipe.build_data(), store, RunFolder(root), StopFlag())
+    return Trainer(settings, engine, world, settings.recipe.build_data(), store, RunFolder(root), Lifeline(StopFlag()))
 
 
 def logged(root: Path, key: str = "loss") -> list[int]:
@@ -90,7 +91,7 @@ def during(t: Trainer, action: Callable[[int], object]) -> None:
 
 def stop_during(t: Trainer, step: int) -> None:
     """As a signal in that step does. The ranks agree on it in the next one, which is the last."""
-    during(t, lambda now: setattr(t.stop, "raised", now >= step))
+    during(t, lambda now: setattr(t.lifeline.stop, "raised", now >= step))
 
 
 def test_rows_come_every_log_every_steps_at_evaluations_and_at_the_end(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
-from trainkit.config import build, check, draft
+from trainkit.config import build, check, draft, fitting
 from trainkit.errors import ConfigError
 from trainkit.launcher.local import warm_agent
 from trainkit.protocols import Cluster
@@ -36,4 +37,4 @@ def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
     problems += check(settings, cluster)
     if problems:
         raise ConfigError(problems)
-    return config, settings, cluster
+    return config, settings, replace(cluster, fewer=fitting(settings, cluster))

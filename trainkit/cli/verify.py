@@ -123,7 +123,9 @@ def train(config: dict[str, Any], settings: Settings, cluster: Cluster, words: S
     """One run. What it says is shown only if it fails."""
     from trainkit import front
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+    }
     with redirect_stdout(io.StringIO()) as said:
         code = front.run(config, settings, cluster, words)
     for number, handler in handlers.items():  # the front's ask a job to stop that has ended

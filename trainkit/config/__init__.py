@@ -7,7 +7,7 @@ check     what only shows when the parts are seen together, and the state of the
 
 from trainkit.config.build import build, load
 from trainkit.config.bundle import components, describe
-from trainkit.config.check import check
+from trainkit.config.check import check, fitting
 from trainkit.config.compose import compose, draft
 
-__all__ = ["build", "check", "components", "compose", "describe", "draft", "load"]
+__all__ = ["build", "check", "components", "compose", "describe", "draft", "fitting", "load"]

@@ -28,6 +28,9 @@ SECTIONS: dict[str, type] = {
     "checkpoint": s.Checkpoint,
     "data": s.DataSettings,
     "anomaly": s.Anomaly,
+    "recovery": s.Recovery,
+    "watchdog": s.Watchdog,
+    "integrity": s.Integrity,
 }
 SEAMS: dict[str, type] = {
     "optimizer": Optimizer,
@@ -227,6 +230,7 @@ def _plainly(message: str) -> str:
     """'Input should be a valid integer' -> 'should be an integer': pydantic speaks of JSON, the reader sees YAML."""
     for jargon, plain in (
         ("Input should", "should"),
+        ("String should", "should"),
         ("a valid integer", "an integer"),
         ("a valid array", "a list"),
         ("a valid ", "a "),

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -27,19 +27,29 @@ def check(settings: Settings, cluster: Cluster) -> list[Problem]:
     """Every problem of a run on `cluster` that can be known before it starts."""
     return [
         *_length(settings),
-        *_batch(settings, cluster),
         *_evaluation(settings),
         *_cadence(settings),
         *_device(settings, cluster),
-        *settings.strategy.problems(cluster),
-        *_claims(settings, cluster),
-        *_model(settings, cluster),
-        *settings.launcher.problems(cluster),
+        *_ranks(settings, cluster),
         *settings.schedule.problems(settings.train.steps),
         *settings.tracker.problems(),
         *settings.recipe.problems(),
         *_folder(settings),
     ]
+
+
+def fitting(settings: Settings, cluster: Cluster) -> tuple[int, ...]:
+    """Those of `cluster.fewer` that the run could go on with."""
+    return tuple(n for n in cluster.fewer if not [*_ranks(settings, replace(cluster, ranks=n))])
+
+
+def _ranks(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
+    """What depends on the number of ranks."""
+    yield from _batch(settings, cluster)
+    yield from settings.strategy.problems(cluster)
+    yield from _claims(settings, cluster)
+    yield from _model(settings, cluster)
+    yield from settings.launcher.problems(cluster)
 
 
 def _length(settings: Settings) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ class Console:
 
     def __init__(self, folder: RunFolder, attempt: int, rich: Rich) -> None:
         self._rich, self._since, self._spoke = rich, time.time(), 0.0
+        self._folder, self._drawn = folder, self._since
         self._metrics, self._events = Tail(folder.metrics), Tail(folder.events)
         self._log = Tail(folder.logs(attempt) / "rank_0.log")
         self._total, self._start_step, self._start_time = 0, 0, self._since
@@ -39,9 +40,12 @@ class Console:
         try:
             for line in self._log.lines():
                 self._say(f"[dim]{escape(line)}[/dim]")
-            new = [*self._metrics.rows(), *self._events.rows()]
+            # A restart puts a shortened journal in the place of the old one, which is then read once more.
+            rows = [row for row in self._metrics.rows() if row["time"] > self._drawn]
+            new = [*rows, *self._events.rows()]
         except OSError:
             return  # a shared disk that does not answer now: the next call reads on
+        self._drawn = max([self._drawn, *(row["time"] for row in rows)])
         for item in sorted(new, key=lambda item: item["time"]):
             if item["time"] >= self._since:
                 (self._event if "event" in item else self._row)(item)
@@ -125,8 +129,14 @@ class Console:
             self._say(f"[bold]sample {event['when']} training[/bold]: {escape(event['text'])}")
         elif kind == "stop":
             self._say(f"[bold]stopped[/bold] at step {event['step']}, as asked")
+        elif kind == "asked":
+            self._say(f"stopping: {escape(event['why'])}")
         elif kind == "failure":
             self._failure(event)
+        elif kind == "restart":
+            self._restart(event)
+        elif kind == "give_up":
+            self._say(f"[bold red]giving up[/bold red]: {escape(event['why'])}")
 
     def _failure(self, event: dict[str, Any]) -> None:
         """What broke, where, and where to read more. In no frame, which would break lines that are to be copied."""
@@ -137,6 +147,15 @@ class Console:
             for line in trace:
                 self._say(f"    [dim]{escape(line)}[/dim]")
         self._say(f"    log: {escape(event['log'])}")
+
+    def _restart(self, event: dict[str, Any]) -> None:
+        """From here on it is another attempt's rank 0 that is listened to."""
+        self._log = Tail(self._folder.logs(event["attempt"]) / "rank_0.log")
+        pause = f" in {duration(event['pause'])}" if event["pause"] else ""
+        self._say(
+            f"[bold yellow]restarting[/bold yellow] {event['ranks']} rank(s) from step {event['step']}{pause}: "
+            f"attempt {event['attempt']}, {escape(event['why'])}"
+        )
 
 
 def quantity(value: float) -> str:

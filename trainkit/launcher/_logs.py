@@ -8,7 +8,7 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, Std
 
 
 class RankLogs(LogsSpecs):
-    """One file per rank, for stdout; a rank sends its stderr there too (see main.work)."""
+    """One file per rank, for stdout; a rank sends its stderr there too (see _ranks.py)."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(log_dir=str(folder), redirects=Std.OUT)

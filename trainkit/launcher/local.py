@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Gt
+from pydantic import Field
 
 from trainkit.errors import Problem, TrainkitError
 from trainkit.launcher import _machine
@@ -22,19 +23,28 @@ from trainkit.protocols import Cluster, Strategy
 from trainkit.runfolder import RunFolder
 
 PR_SET_CHILD_SUBREAPER = 36
+SPAN = r"^[1-9][0-9]*:[1-9][0-9]*$"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """Ranks on this machine. `ranks` is a number, or 'auto': what the strategy would use here."""
+    """Ranks on this machine. `ranks` is a number; or 'auto': what the strategy would use here; or a span such as '2:4':
+    four, and as few as two when ranks are lost."""
 
-    ranks: Annotated[int, Gt(0)] | Literal["auto"]
+    ranks: Annotated[int, Gt(0)] | Literal["auto"] | Annotated[str, Field(pattern=SPAN)]
 
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
         cluster = Cluster(hosts=1, ranks=0, gpus=0 if device == "cpu" else _machine.gpus(), cores=_machine.cores())
-        return replace(cluster, ranks=strategy.ranks(cluster) if self.ranks == "auto" else self.ranks)
+        if self.ranks == "auto":
+            return replace(cluster, ranks=strategy.ranks(cluster))
+        least, _, most = str(self.ranks).rpartition(":")
+        return replace(cluster, ranks=int(most), fewer=tuple(range(int(least or most), int(most))))
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
+        least, _, most = str(self.ranks).rpartition(":")
+        if least and int(least) > int(most):
+            found = f"{least} ranks at least are more than {most} at most"
+            return [Problem("launcher.ranks", self.ranks, found, f"set launcher.ranks={most}:{least}")]
         if cluster.gpus and cluster.ranks > cluster.gpus:
             return [
                 Problem(
@@ -52,7 +62,7 @@ class Local:
         if agent.stdin is None:
             raise TrainkitError("the agent has no stdin to take its order from")
         with agent.stdin as order:
-            order.write(json.dumps([str(run), cluster.ranks, attempt]).encode() + b"\n")
+            order.write(json.dumps([str(run), [*cluster.fewer, cluster.ranks], attempt]).encode() + b"\n")
         return LocalJob(agent)
 
 

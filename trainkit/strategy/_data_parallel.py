@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from trainkit.preflight import Claim
 from trainkit.protocols import Cluster
+
+DIVIDED = Claim(
+    key="integrity.every",
+    values=(None,),
+    said="the ranks keep parts of the model, which have no copies to compare with",
+    otherwise="set strategy=ddp",
+)
+"""Of the strategies that divide the model."""
 
 
 class DataParallel:

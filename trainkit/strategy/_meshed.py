@@ -11,6 +11,7 @@ from trainkit.errors import Problem
 from trainkit.preflight import Claim
 from trainkit.protocols import Cluster, Engine, ModelShape, Precision, Training, World
 from trainkit.strategy._axes import Axes
+from trainkit.strategy._data_parallel import DIVIDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ class Meshed(ABC):
 
     def claims(self, cluster: Cluster) -> Sequence[Claim]:
         """Implements preflight.Configured."""
-        claims = []
+        claims = [DIVIDED]
         if self.sharding().gather_dtype == "bf16":
             why = "strategy.gather_dtype=bf16 rounds the weights, as only computing in bf16 does anyway"
             exact = "set strategy.gather_dtype=fp32"

@@ -1,5 +1,9 @@
-"""A look at the start that all ranks build the same model: each keeps its own part of it, so that what differs would
-be trained as a mixture, and no loss would tell."""
+"""Whether all ranks have the same model.
+
+At the start, under every strategy: each keeps its own part of it, so that what differs would be trained as a mixture,
+and no loss would tell. Later, where each keeps the whole: the same gradients give the same bits, so that what differs
+was changed by a fault of the machine.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import zlib
 from torch import Tensor, nn
 
 from trainkit.agreement import agree, bits
+from trainkit.errors import CorruptError
 from trainkit.protocols import World
 
 
@@ -16,9 +21,20 @@ def same_start(model: nn.Module, world: World) -> None:
     names the first differences. Collective."""
     if world.size == 1:
         return
-    facts = {f"the parameter {name}": f"{tuple(p.shape)} {_checksum(p)}" for name, p in model.named_parameters()}
     hint = "build_model() may depend on nothing but the recipe's keys and torch's seed"
-    agree(world, facts, "the ranks have built different models", hint)
+    agree(world, _facts(model), "the ranks have built different models", hint)
+
+
+def same_still(model: nn.Module, world: World) -> None:
+    """The same while it is trained, for a model that every rank keeps whole. Raises CorruptError."""
+    if world.size == 1:
+        return
+    hint = "a fault of memory or of a device; or something sets parameters beside the optimizer"
+    agree(world, _facts(model), "the ranks' parameters have come apart", hint, CorruptError)
+
+
+def _facts(model: nn.Module) -> dict[str, str]:
+    return {f"the parameter {name}": f"{tuple(p.shape)} {_checksum(p)}" for name, p in model.named_parameters()}
 
 
 def _checksum(parameter: Tensor) -> str:

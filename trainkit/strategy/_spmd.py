@@ -23,7 +23,7 @@ from trainkit.canonical import trainable, trained_state
 from trainkit.protocols import Batch, Training, World
 from trainkit.strategy import _statistics
 from trainkit.strategy._average import Average, evaluating
-from trainkit.strategy._same import same_start
+from trainkit.strategy._same import same_start, same_still
 
 NoSync = Callable[[], AbstractContextManager[None]]
 
@@ -139,6 +139,9 @@ class SpmdEngine:
         """Leave nothing of a batch whose gradients are there."""
         self.optimizer.zero_grad()
         self._recall()
+
+    def compare(self) -> None:
+        same_still(self.model, self.world)
 
     def size(self) -> tuple[int, int]:
         return sum(p.numel() for p in self.model.parameters()), sum(p.numel() for p in self.parameters)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from trainkit.errors import Problem
 from trainkit.preflight import Claim
 from trainkit.protocols import Cluster, Engine, Training, World
-from trainkit.strategy._data_parallel import DataParallel
+from trainkit.strategy._data_parallel import DIVIDED, DataParallel
 from trainkit.strategy._zero_config import Spread, load
 
 
@@ -35,7 +35,7 @@ class Zero(DataParallel, ABC):
         return [*problems, *file.problems(self.spread())]
 
     def claims(self, cluster: Cluster) -> Sequence[Claim]:
-        claims = list(load(self.config)[0].claims(cluster.ranks))
+        claims = [DIVIDED, *load(self.config)[0].claims(cluster.ranks)]
         if self.spread().stage == 3:
             why = "a compiled graph would pass over the hooks with which zero3 gathers each layer's weights"
             claims += [Claim(key="train.compile", values=(False,), said=why, otherwise="set strategy=zero2 or fsdp")]

@@ -65,7 +65,7 @@ def test_load_raises_every_problem(project: Path) -> None:
         ("train=5", "train=5: should be a section with keys of its own"),
         ("resume=yes", "resume=yes: should be 'auto', 'never' or 'must'"),
         ("run.dir=null", "run.dir=null: should be a string"),
-        ("launcher.ranks=0", "launcher.ranks=0: should be greater than 0 or 'auto'"),
+        ("launcher.ranks=0", "launcher.ranks=0: should be greater than 0 or 'auto' or a string"),
         ("optimizer.lr=inf", "optimizer.lr=Infinity: should be finite"),
         ("optimizer.betas=[0.9]", "optimizer.betas[1]=null: is missing"),
         ("optimizer.betas=[0.9,2]", "optimizer.betas[1]=2: should be less than 1"),

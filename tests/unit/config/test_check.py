@@ -17,7 +17,7 @@ from trainkit.config import check
 from trainkit.config.check import existing
 from trainkit.errors import Problem
 from trainkit.protocols import Cluster
-from trainkit.settings import Checkpoint, Settings, fixed_keys
+from trainkit.settings import Checkpoint, Integrity, Settings, fixed_keys
 
 TARGET = "tests.conformance.decoder.DecoderTask"
 
@@ -45,6 +45,15 @@ def test_exactly_one_of_steps_and_epochs(tmp_path: Path) -> None:
     assert found(make(folder, steps=None, epochs=1.0)) == []
     assert "neither" in only(make(folder, steps=None)).message
     assert "both are set (train.epochs=2.0)" in only(make(folder, epochs=2.0)).message
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "tensor", "pipeline", "zero1", "zero3"])
+def test_what_is_divided_has_no_copies_to_compare(tmp_path: Path, strategy: str) -> None:
+    settings = make(str(tmp_path), strategy, 2)
+    assert found(settings, 2) == []
+    settings = replace(settings, integrity=Integrity(every=10))
+    assert found(settings, 2) == [("integrity.every", 10)]
+    assert only(settings, 2).hint == "set integrity.every=null, or set strategy=ddp"
 
 
 @pytest.mark.parametrize(("batch", "ranks", "hint"), [(10, 4, "8 or 12"), (3, 4, "set it to 4")])

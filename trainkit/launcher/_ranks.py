@@ -1,0 +1,159 @@
+"""The ranks of one attempt, forked from this process (the agent), and the store through which they find each other.
+
+torchelastic starts them and gives each its log; what follows from an end is the agent's. The environment variables are
+those of torchrun. The store is kept here and not by a rank, on a port of its own for every attempt: no rank's death
+takes it away, and a rank of an earlier attempt can reach neither it nor the new ranks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from trainkit.errors import EXIT_STOPPED
+from trainkit.launcher._deaths import Deaths
+from trainkit.protocols import Outcome
+
+HOST = "127.0.0.1"
+PR_SET_CHILD_SUBREAPER = 36
+GLANCE_S, DUMP_S, KILL_S = 0.02, 3.0, 30
+
+
+class Death(NamedTuple):
+    """The rank that ended before it was told to; its exit code is negative for a signal."""
+
+    rank: int
+    exit_code: int
+
+
+class Ranks:
+    """A process for every place of `seats`, which returns `work(rank)`; what it prints goes to logs/rank_R.log. A place
+    is one of the GPUs that are visible here, by its number, where there are some. Linux only."""
+
+    def __init__(self, seats: Sequence[int], logs: Path, work: Callable[[int], Outcome]) -> None:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
+        from torch.distributed.elastic.multiprocessing import start_processes
+
+        from trainkit.launcher._logs import RankLogs
+
+        # Loaders that a killed rank leaves behind become children of this process, where `end` finds them.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others ask the agent for a checkpoint
+        ranks = range(len(seats))
+        door = socket.create_server((HOST, 0), backlog=len(ranks))
+        port = door.getsockname()[1]
+        self._logs = [logs / f"rank_{rank}.log" for rank in ranks]
+        self._context = start_processes(
+            name="rank",
+            entrypoint=_begin,
+            args={rank: (os.getpid(), work, rank) for rank in ranks},
+            envs={rank: _place(rank, seats, port) for rank in ranks},
+            logs_specs=RankLogs(logs),
+            start_method="fork",
+        )
+        self._pids = [pid for _, pid in sorted(self._context.pids().items())]
+        self._deaths = Deaths(self._pids)
+        # Only now: its threads would not survive a fork. Who knocks before is waited for by the kernel.
+        self._store = TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
+
+    def wait(self, seconds: float) -> Outcome | Death | None:
+        """How the attempt ended: all returned, or one is dead, which is told at once. None if that takes longer."""
+        until = time.monotonic() + seconds
+        while self._deaths.first is None and time.monotonic() < until:
+            time.sleep(GLANCE_S)
+        # When PContext sees a death before we do, it waits up to 30 s for the others to heed SIGTERM.
+        ended = None if self._deaths.first else self._context.wait(0)
+        if ended is not None and not ended.is_failed():
+            return "stopped" if "stopped" in ended.return_values.values() else "done"
+        if self._deaths.first is not None:
+            pid, exit_code = self._deaths.first
+            return Death(self._pids.index(pid), exit_code)
+        if ended is not None:  # it was gone, and waited for, before its death could be watched
+            return min(Death(rank, failure.exitcode) for rank, failure in ended.failures.items())
+        return None
+
+    def stopped(self) -> list[int]:
+        """The ranks whose process was stopped by a signal."""
+        states = [psutil.Process(pid).status() for pid in self._pids]
+        return [
+            rank for rank, state in enumerate(states) if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        ]
+
+    def alive(self) -> list[int]:
+        """The ranks whose process has not ended."""
+        return [rank for rank, pid in enumerate(self._pids) if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+    def dump_stacks(self) -> None:
+        """Have every rank write its Python stacks to its log (faulthandler, see main.work), and wait until it has. One
+        that was stopped goes on for that; one that does not answer in DUMP_S seconds is left out."""
+        before, sizes = self._log_sizes(), None
+        self._send(signal.SIGQUIT)
+        self._send(signal.SIGCONT)
+        end = time.monotonic() + DUMP_S
+        while time.monotonic() < end:
+            time.sleep(0.1)
+            last, sizes = sizes, self._log_sizes()
+            if sizes == last and all(now > was for now, was in zip(sizes, before, strict=True)):
+                return
+
+    def _log_sizes(self) -> list[int]:
+        return [log.stat().st_size if log.exists() else 0 for log in self._logs]
+
+    def ask(self) -> None:
+        """Ask them to save and leave."""
+        self._send(signal.SIGUSR1)
+
+    def _send(self, number: signal.Signals) -> None:
+        for pid in self._pids:  # none is free for another process before `end`: nobody else waits for ours
+            os.kill(pid, number)
+
+    def end(self) -> None:
+        """End whatever is left of them at once, with everything that they have started."""
+        self._context.close(signal.SIGKILL, KILL_S)
+        left = psutil.Process().children(recursive=True)
+        for orphan in left:
+            orphan.kill()
+        psutil.wait_procs(left)
+
+
+def _place(rank: int, seats: Sequence[int], port: int) -> dict[str, str]:
+    """What torchrun tells a rank, and the GPUs of the places that are taken."""
+    count = len(seats)
+    place = {} if [*seats] == [*range(count)] else {"CUDA_VISIBLE_DEVICES": _devices(seats)}
+    return place | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": HOST,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+
+
+def _devices(seats: Sequence[int]) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(max(seats) + 1)]
+    return ",".join(names[seat] for seat in seats if seat < len(names))
+
+
+def _begin(agent: int, work: Callable[[int], Outcome], rank: int) -> Outcome:
+    """A rank, from its first step to its last. It is asked to save and leave (SIGINT, armed by torch) if the agent
+    dies, and then ends by itself: PContext has it wait to be told that its outcome was read, which nobody would do."""
+    if os.getppid() != agent:
+        signal.raise_signal(signal.SIGINT)  # it died before the signal was armed
+    os.dup2(1, 2)  # one log file per rank: torchelastic redirected stdout only
+    outcome = work(rank)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getppid() != agent:
+        sys.exit(EXIT_STOPPED)
+    return outcome

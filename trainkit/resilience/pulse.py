@@ -1,0 +1,59 @@
+"""How a rank tells the agent where it is: a few bytes of memory that both share, so that it costs the rank no system
+call, and is still there when the rank is not."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from trainkit.resilience.stop import StopFlag
+
+Section = Literal["starting", "training", "evaluating", "saving", "finishing", "rescuing", "leaving"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+_BEAT = struct.Struct("qqd")
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What was last heard of a rank: in `step` (1-based; 0 before the first), doing `section`, since `at` (seconds of
+    the machine's monotonic clock)."""
+
+    step: int
+    section: Section
+    at: float
+
+
+class Pulse:
+    """One place per rank. Made by the agent before it forks the ranks."""
+
+    def __init__(self, ranks: int) -> None:
+        self._memory = mmap.mmap(-1, ranks * _BEAT.size)  # anonymous and shared
+        for rank in range(ranks):
+            self.beat(rank, 0, "starting")
+
+    def beat(self, rank: int, step: int, section: Section) -> None:
+        _BEAT.pack_into(self._memory, rank * _BEAT.size, step, SECTIONS.index(section), time.monotonic())
+
+    def read(self, rank: int) -> Beat:
+        step, section, at = _BEAT.unpack_from(self._memory, rank * _BEAT.size)
+        return Beat(step, SECTIONS[section], at)
+
+    def all(self) -> list[Beat]:
+        """The last beat of every rank."""
+        return [self.read(rank) for rank in range(len(self._memory) // _BEAT.size)]
+
+
+def unheard(step: int, section: Section) -> None:
+    """The beat of a rank that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifeline:
+    """What ties a rank to whoever watches it: it may be asked to stop, and says in which step it is."""
+
+    stop: StopFlag
+    beat: Callable[[int, Section], None] = unheard

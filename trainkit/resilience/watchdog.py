@@ -1,0 +1,66 @@
+"""Whether a run hangs, judged from outside the ranks by when they were last heard of. Holds no process and no clock.
+
+The ranks of a run go step by step together: where one hangs, the others soon wait for it, and nobody is heard of. How
+long a step may take is told by the steps so far. What is no step (start, evaluation, checkpoint, export), and the first
+few steps (compilation), may take far longer.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Sequence
+
+from trainkit.resilience.pulse import Beat
+from trainkit.settings import Watchdog
+
+LEAST_S, TIMES_MEDIAN, ENOUGH, WINDOW = 60.0, 10.0, 3, 101
+
+
+class Watch:
+    """One attempt under watch, which goes on from step `start`."""
+
+    def __init__(self, limits: Watchdog, start: int) -> None:
+        self._limits, self._start = limits, start
+        self._seconds: deque[float] = deque(maxlen=WINDOW)  # of one step
+        self._last: Beat | None = None
+
+    def look(self, beats: Sequence[Beat], now: float) -> float | None:
+        """The seconds of silence, if they are too many. `beats`: the last one of every rank; `now`: monotonic time.
+        Call it often: steps are timed between two calls."""
+        newest = max(beats, key=lambda beat: beat.at)
+        last = self._last
+        if last is None:
+            self._last = newest
+        elif newest.step > (before := max(last.step, self._start)):
+            self._seconds.append((newest.at - last.at) / (newest.step - before))
+            self._last = newest
+        silence = now - newest.at
+        return silence if silence > self.limit(beats) else None
+
+    def limit(self, beats: Sequence[Beat]) -> float:
+        """How many seconds of silence are still good."""
+        made = max(beat.step for beat in beats) - self._start - 1
+        if made < ENOUGH or not self._seconds or any(beat.section != "training" for beat in beats):
+            return self._limits.slow
+        if self._limits.timeout is not None:
+            return self._limits.timeout
+        return max(LEAST_S, TIMES_MEDIAN * statistics.median(self._seconds))
+
+
+def described(beats: Sequence[Beat], stopped: Sequence[int], silence: float) -> tuple[int | None, str]:
+    """The rank that the others wait for, where one can be told, and the message. `stopped`: ranks whose process was
+    stopped by a signal."""
+    furthest = max(beat.step for beat in beats)
+    behind = [rank for rank, beat in enumerate(beats) if beat.step < furthest]
+    head = f"no rank was heard of for {silence:.0f} s"
+    if stopped:
+        return stopped[0], f"{head}: the process of {_named(stopped)} is stopped (SIGSTOP)"
+    if behind:
+        return behind[0], f"{head}: {_named(behind)} did not come to step {furthest}, where the others wait"
+    doing = ", ".join(sorted({beat.section for beat in beats}))
+    return None, f"{head}: every rank is in step {furthest} ({doing})"
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

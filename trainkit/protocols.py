@@ -93,15 +93,28 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Widths:
+    """Channels of a decoder: between its layers, inside their feed-forward part, which may be gated, and of its
+    logits."""
+
+    model: int
+    inner: int
+    gated: bool
+    vocabulary: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """What is known of a model before it is built.
 
     layers  how many repeated layers there are, which is what Task.blocks gives
     heads   the numbers of attention heads: of queries, and of keys and values where they have fewer
+    widths  for an estimate of its activations (docs/simulation.md)
     """
 
     layers: int
     heads: tuple[int, ...]
+    widths: Widths | None = None
 
 
 class Task(ABC):
@@ -135,6 +148,11 @@ class Task(ABC):
 
     def prepare(self, say: Say) -> None:  # noqa: B027  # a default, not a forgotten abstract method
         """Slow work done once per machine before build_data() and build_model(): downloads, conversions, tokenising."""
+
+    def example(self, samples: int) -> Batch:
+        """A micro-batch of that many samples, of which only the shapes count: for a run that is simulated. By default
+        from the data, which has to be prepared."""
+        return self.build_data().train.fetch(range(samples))
 
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
         """The repeated layers of `model`: the unit of activation checkpointing and of sharding.

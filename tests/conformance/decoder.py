@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainkit.parts import Parts
-from trainkit.protocols import Batch, Data, ModelShape, Task
+from trainkit.protocols import Batch, Data, ModelShape, Task, Widths
 
 VOCAB, LENGTH, HEADS = 61, 12, 4
 
@@ -86,7 +86,8 @@ class DecoderTask(Task):
         return Data(Copies(self.samples, 1), Copies(self.heldout, 2) if self.heldout else None)
 
     def model_shape(self) -> ModelShape:
-        return ModelShape(layers=self.layers, heads=(HEADS,))
+        widths = Widths(model=self.width, inner=4 * self.width, gated=False, vocabulary=VOCAB)
+        return ModelShape(layers=self.layers, heads=(HEADS,), widths=widths)
 
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any]:
         return {

@@ -43,14 +43,14 @@ def divide(module: nn.Module, mesh: DeviceMesh, plan: Plan, sequence_parallel: b
     """Divide `module`, whole and equal on all ranks of the one-axis `mesh`, by `plan`. Names without a module are
     passed over: they may be in another stage. Tied parameters stay tied."""
     modes = Modes()
-    tied = _tied(module)
+    shared = tied(module)
     for name, part in list(module.named_modules()):
         style = plan.get(name, plan.get(wildcard(name)))
         if isinstance(style, ParallelStyle):
             _apply(part, mesh, style)
         elif style is not None and (sequence_parallel or not style.startswith("sequence")):
             STYLES[style](part, mesh, modes)
-    for places in tied:
+    for places in shared:
         (first, its_name), *others = places
         for owner, name in others:
             setattr(owner, name, getattr(first, its_name))
@@ -91,7 +91,7 @@ def _divided(part: nn.Module, style: Any) -> tuple[int, int]:
     return part.out_features if style == "colwise" else 0, part.in_features if style == "rowwise" else 0
 
 
-def _tied(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+def tied(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     """Where each parameter is that is in more than one place."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for owner in module.modules():

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trainkit.strategy._mesh import forget_layouts
 from trainkit.strategy._tensor import tied
@@ -43,11 +45,19 @@ def fake_storage(module: nn.Module, device: torch.device) -> None:
             setattr(owner, name, getattr(first, its_name))
 
 
-class StagesAgree(TorchDispatchMode):
-    """Within, the one question is answered that torch's pipeline schedules ask of a tensor's value, which a fake tensor
-    has none of: whether all stages were told the shapes of what they send each other. Ours are (_passes.py)."""
+class Looked(TorchDispatchMode):
+    """Within a FakeTensorMode: what code looks at has values. What is made of real tensors only, token ids and positions,
+    is computed: a model that sees that nothing is padded leaves out the mask. And the one question that torch's pipeline
+    schedules ask of a tensor is answered: whether all stages know the shapes of what they send; ours do (_passes.py)."""
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if op is torch.ops.aten._local_scalar_dense.default and args[0].dtype is torch.int32:
+        if op is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            if args[0].dtype is not torch.int32:
+                raise NotImplementedError("a simulated step needs the value of a tensor that has none")
             return 1
+        given = [t for t in tree_leaves([args, kwargs]) if isinstance(t, Tensor)]
+        real = all(type(t) is Tensor and not t.is_meta for t in given)
+        if real and (given or op.overloadpacket is torch.ops.aten.arange):
+            with unset_fake_temporarily():
+                return op(*args, **(kwargs or {}))
         return op(*args, **(kwargs or {}))

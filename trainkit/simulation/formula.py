@@ -16,9 +16,10 @@ An element takes 4 bytes; with train.precision=bf16 2, but 4 in norms and logits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainkit.protocols import ModelShape, Precision
+from trainkit.protocols import Batch, ModelShape, Precision, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +46,10 @@ def activations(shape: ModelShape, tokens: int, precision: Precision, divided: D
     layer = 4 * h if divided.recomputed else between + inside
     after = h * (4 + half) + 4 * v / (divided.tensor if divided.logits else 1)
     return round(tokens * (shape.layers * layer + after))
+
+
+def of(training: Training, share: Sequence[Batch], divided: Divided) -> int | None:
+    """`activations` of the largest micro-batch of `share`; None where the recipe does not say what its model is like."""
+    shape = training.task.model_shape()
+    tokens = max(batch.tokens for batch in share)
+    return None if shape is None else activations(shape, tokens, training.precision, divided)

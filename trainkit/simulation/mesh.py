@@ -19,7 +19,7 @@ from torch.distributed.tensor.placement_types import Placement
 
 from trainkit.protocols import Batch, Training
 from trainkit.simulation import formula
-from trainkit.simulation.fake import StagesAgree, fake_rank, fake_storage
+from trainkit.simulation.fake import Looked, fake_rank, fake_storage
 from trainkit.simulation.saved import Kept
 from trainkit.simulation.traffic import Traffic
 from trainkit.simulation.values import Collective, Coordinates, Memory, Simulation
@@ -107,8 +107,7 @@ def simulate(training: Training, strategy: Meshed, ranks: int, share: Sequence[B
 
 def _formula(training: Training, strategy: Meshed, axes: Axes, share: Sequence[Batch]) -> int | None:
     """Without a pipeline only: with one it is a matter of the schedule how many micro-batches are under way."""
-    shape = training.task.model_shape()
-    if shape is None or axes.pipeline > 1:
+    if axes.pipeline > 1:
         return None
     splitting = strategy.splitting()
     divided = formula.Divided(
@@ -117,7 +116,7 @@ def _formula(training: Training, strategy: Meshed, axes: Axes, share: Sequence[B
         logits=splitting.loss_parallel,
         recomputed=training.activation_checkpointing,
     )
-    return formula.activations(shape, max(batch.tokens for batch in share), training.precision, divided)
+    return formula.of(training, share, divided)
 
 
 def _stage(training: Training, strategy: Meshed, axes: Axes, place: int, share: Sequence[Batch]) -> Stage:
@@ -143,8 +142,8 @@ def _stage(training: Training, strategy: Meshed, axes: Axes, place: int, share: 
                 engine = MeshEngine(training, model, world, *made)
         names = {world.mesh.get_group(axis).group_name: axis for axis in world.mesh.mesh_dim_names or ()}
         traffic, kept = Traffic(names), Kept()
-        with fake, StagesAgree():
-            step(engine, [faked(batch, fake) for batch in share], traffic, kept)
+        with fake, Looked():
+            step(engine, share, traffic, kept)
         return Stage(
             parts={name: _part(parameter, engine) for name, parameter in engine.model.named_parameters()},
             parameters=engine.size()[0],
@@ -159,16 +158,6 @@ def step(engine: SpmdEngine, share: Sequence[Batch], traffic: Traffic, kept: Kep
         with kept.watching():
             engine.forward_backward(share, sum(batch.weight for batch in share))
         engine.update(0.0)
-
-
-def faked(batch: Batch, fake: FakeTensorMode) -> Batch:
-    """`batch` with fake tensors."""
-    return Batch(
-        {name: fake.from_tensor(t) for name, t in batch.inputs.items()},
-        {name: fake.from_tensor(t) for name, t in batch.targets.items()},
-        batch.weight,
-        batch.tokens,
-    )
 
 
 def _part(parameter: Tensor, engine: SpmdEngine) -> Part:

@@ -31,7 +31,7 @@ KINDS = {
 }
 """Operations of torch's namespaces c10d and _c10d_functional by what they are."""
 
-NO_TRAFFIC = ("wait_tensor", "barrier")
+NO_TRAFFIC = ("wait_tensor", "_wrap_tensor_autograd", "barrier")
 
 
 class Traffic(TorchDispatchMode):

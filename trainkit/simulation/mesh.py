@@ -1,21 +1,23 @@
-"""The strategies on a mesh of ranks, simulated by their own code: this process is one rank of each stage of a pipeline
-in turn, in a fake process group, builds that rank's engine with fake tensors, and makes one optimizer step.
-
-Where the rank's part of a parameter lies says the DTensor; so what any other rank has follows.
+"""The strategies on a mesh of ranks, simulated by their own code: this process is a rank in a fake process group, builds
+that rank's engine with fake tensors, and makes one optimizer step. So for one rank of every stage of a pipeline; how a
+parameter is divided says its DTensor, and from that follows what the other ranks have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import _compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import Placement
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from trainkit.protocols import Batch, Training
 from trainkit.simulation import formula
@@ -28,6 +30,7 @@ from trainkit.strategy._axes import Axes
 from trainkit.strategy._mesh import DATA, MeshWorld
 from trainkit.strategy._mesh_engine import MeshEngine
 from trainkit.strategy._meshed import Meshed
+from trainkit.strategy._norm import local
 from trainkit.strategy._pipeline import PipelineEngine
 from trainkit.strategy._spmd import SpmdEngine, task_model
 
@@ -39,6 +42,7 @@ class Part:
     """A parameter as the ranks of a stage divide it.
 
     split    how, along each of the axes named in `axes`
+    late     its gradient comes whole on each rank of the tensor axis, and is divided after that: an embedding's
     moments  how many tensors of its shape the optimizer keeps, 0 where it is frozen; `scalars`: bytes of the others
     """
 
@@ -46,6 +50,7 @@ class Part:
     itemsize: int
     axes: tuple[str, ...]
     split: tuple[Placement, ...]
+    late: bool
     moments: int
     scalars: int
 
@@ -56,13 +61,19 @@ class Part:
         where = [sizes[axis] for axis in self.axes], [place[axis] for axis in self.axes]
         return tuple(_compute_local_shape_and_global_offset(self.shape, *where, self.split, skip_offset=True)[0])
 
-    def bytes(self, place: Coordinates, sizes: Mapping[str, int]) -> int:
-        return prod(self.at(place, sizes)) * self.itemsize
+    def bytes(self, place: Coordinates, sizes: Mapping[str, int], whole: Sequence[str] = ()) -> int:
+        """Of what the rank at `place` has of it; `whole`: axes that do not divide it."""
+        once, first = dict.fromkeys(whole, 1), dict.fromkeys(whole, 0)
+        return prod(self.at({**place, **first}, {**sizes, **once})) * self.itemsize
+
+    def gradient(self, place: Coordinates, sizes: Mapping[str, int], whole: Sequence[str]) -> int:
+        """Bytes of its gradient as backward leaves it."""
+        return self.bytes(place, sizes, (*whole, "tensor") if self.late else whole)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What the ranks of one stage of a pipeline have alike; the whole model where there is no pipeline."""
+class Step:
+    """What the ranks have alike that differ along the data axes only."""
 
     parts: Mapping[str, Part]
     parameters: int
@@ -73,36 +84,119 @@ class Stage:
 def simulate(training: Training, strategy: Meshed, ranks: int, share: Sequence[Batch]) -> Simulation:
     """`share`: the micro-batches of a rank. Raises ConfigError where the model does not divide."""
     axes = strategy.axes(ranks).fill(ranks)
-    sizes = axes.sizes()
-    training = replace(training, compile=False)
-    stages = [_stage(training, strategy, axes, place, share) for place in range(axes.pipeline)]
-    whole = axes.data > 1 and (
-        axes.pipeline > 1 or (len(share) > 1 and not strategy.sharding().accumulate_sharded)
-    )  # gradients, until the last micro-batch; a pipeline's always
-
-    def rank_at(place: Coordinates) -> tuple[Mapping[str, Shape], Memory, tuple[Collective, ...]]:
-        stage = stages[place["pipeline"]]
-        undivided = sizes | dict.fromkeys(DATA, 1), {**place, **dict.fromkeys(DATA, 0)}
-        held = [(part, part.bytes(place, sizes)) for part in stage.parts.values()]
-        trained = [(part, size) for part, size in held if part.moments]
-        memory = Memory(
-            weights=sum(size for _, size in held),
-            gradients=sum(size for _, size in trained),
-            accumulated=sum(part.bytes(undivided[1], undivided[0]) for part, _ in trained) if whole else 0,
-            moments=sum(part.moments * size + part.scalars for part, size in trained),
-            average=sum(size for _, size in trained) if training.ema else 0,
-            activations=stage.kept.activations,
-            copies=stage.kept.copies,
-        )
-        return {name: part.at(place, sizes) for name, part in stage.parts.items()}, memory, stage.collectives
-
+    run = Run(replace(training, compile=False), strategy, axes, share)
     return Simulation(
-        axes=sizes,
-        parameters=stages[0].parameters,
+        axes=axes.sizes(),
+        parameters=run.step(0, 0).parameters,
         micro_batches=len(share),
         formula=_formula(training, strategy, axes, share),
-        rank_at=rank_at,
+        rank_at=run.rank_at,
     )
+
+
+class Run:
+    """The simulated steps of a run, each made when it is first asked for."""
+
+    def __init__(self, training: Training, strategy: Meshed, axes: Axes, share: Sequence[Batch]) -> None:
+        self._training, self._strategy, self._axes, self._share = training, strategy, axes, share
+        self._sizes = axes.sizes()
+        self._made: dict[tuple[int, int], Step] = {}
+
+    def rank_at(self, place: Coordinates) -> tuple[Mapping[str, Shape], Memory, tuple[Collective, ...]]:
+        sizes, step = self._sizes, self.step(place["pipeline"], place["tensor"])
+        trained = [part for part in step.parts.values() if part.moments]
+        divided = sum(part.bytes(place, sizes) for part in trained)
+        gathering = self._axes.data > 1
+        memory = Memory(
+            weights=sum(part.bytes(place, sizes) for part in step.parts.values()),
+            gradients=divided if gathering else sum(part.gradient(place, sizes, ()) for part in trained),
+            accumulated=sum(part.gradient(place, sizes, DATA) for part in trained) if self._waits() else 0,
+            moments=sum(part.moments * part.bytes(place, sizes) + part.scalars for part in trained),
+            average=divided if self._training.ema else 0,
+            activations=step.kept.activations,
+            copies=step.kept.copies,
+        )
+        return {name: part.at(place, sizes) for name, part in step.parts.items()}, memory, step.collectives
+
+    def _waits(self) -> bool:
+        """Whether gradients are divided after the last micro-batch only; in a pipeline, torch's schedules see to it."""
+        several = len(self._share) > 1 and not self._strategy.sharding().accumulate_sharded
+        return self._axes.data > 1 and (several or self._axes.pipeline > 1)
+
+    def step(self, pipeline: int, tensor: int) -> Step:
+        """Of a rank with these coordinates. Tensor ranks whose parts are as large as the first one's do as it does."""
+        first = self._made.get((pipeline, 0))
+        if first is None:
+            first = self._made[pipeline, 0] = self._make(pipeline, 0)
+        start, place = dict.fromkeys(self._sizes, 0), dict.fromkeys(self._sizes, 0) | {"tensor": tensor}
+        if all(part.at(place, self._sizes) == part.at(start, self._sizes) for part in first.parts.values()):
+            return first
+        if (pipeline, tensor) not in self._made:
+            self._made[pipeline, tensor] = self._make(pipeline, tensor)
+        return self._made[pipeline, tensor]
+
+    def _make(self, pipeline: int, tensor: int) -> Step:
+        """By the last of the ranks with these coordinates: rank 0 is the one that speaks to the user."""
+        axes = self._axes
+        number = ((pipeline + 1) * axes.data - 1) * axes.tensor + tensor
+        with fake_rank(number, axes.unit) as group:
+            world = MeshWorld.over(group, axes)
+            fake = FakeTensorMode(allow_non_fake_inputs=True)
+            engine = self._engine(world, fake)
+            names = {world.mesh.get_group(axis).group_name: axis for axis in world.mesh.mesh_dim_names or ()}
+            traffic, kept, late = Traffic(names), Kept(), Late(engine.model)
+            with fake, Looked(), late.watching():
+                step(engine, self._share, traffic, kept)
+            return Step(
+                parts={n: _part(p, engine, n in late.names) for n, p in engine.model.named_parameters()},
+                parameters=engine.size()[0],
+                collectives=traffic.found(),
+                kept=kept,
+            )
+
+    def _engine(self, world: MeshWorld, fake: FakeTensorMode) -> SpmdEngine:
+        """The strategy's engine, but for the comparisons between ranks and with the whole model."""
+        training, strategy = self._training, self._strategy
+        sharding, splitting, staging = strategy.sharding(), strategy.splitting(), strategy.staging()
+        with torch.device("meta"):
+            model = task_model(training)
+        if world.axes.pipeline == 1:
+            made = _mesh_engine.make_part(training, model, world, sharding, splitting)
+            with fake:
+                fake_storage(model, world.device)
+                return MeshEngine(training, model, world, *made)
+        pieces = _pipeline.cut(training.task, model, world, staging)
+        line = _pipeline.line_up(training, model, world, pieces, sharding, splitting, staging)
+        with fake:
+            fake_storage(line.model, world.device)
+            return PipelineEngine(training, line, world)
+
+
+class Late:
+    """The names of the parameters of `model` whose gradients come larger than they are, also of those that FSDP
+    gathers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._prefixes = {module: f"{name}." if name else "" for name, module in model.named_modules()}
+        self.names: set[str] = set()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        noted = register_module_forward_pre_hook(lambda module, args: self._look(module))
+        try:
+            yield
+        finally:
+            noted.remove()
+
+    def _look(self, module: nn.Module) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor) and parameter.requires_grad and module in self._prefixes:
+                size = local(parameter.detach()).numel()
+                parameter.register_hook(partial(self._note, f"{self._prefixes[module]}{name}", size))
+
+    def _note(self, name: str, size: int, gradient: Tensor) -> None:
+        if local(gradient.detach()).numel() > size:
+            self.names.add(name)
 
 
 def _formula(training: Training, strategy: Meshed, axes: Axes, share: Sequence[Batch]) -> int | None:
@@ -119,39 +213,6 @@ def _formula(training: Training, strategy: Meshed, axes: Axes, share: Sequence[B
     return formula.of(training, share, divided)
 
 
-def _stage(training: Training, strategy: Meshed, axes: Axes, place: int, share: Sequence[Batch]) -> Stage:
-    """By the last rank of the stage: rank 0 is the one that speaks to the user."""
-    ranks = axes.unit
-    with fake_rank((place + 1) * ranks // axes.pipeline - 1, ranks) as group:
-        world = MeshWorld.over(group, axes)
-        with torch.device("meta"):
-            model = task_model(training)
-        fake = FakeTensorMode(allow_non_fake_inputs=True)
-        engine: SpmdEngine
-        if axes.pipeline > 1:
-            pieces = _pipeline.cut(training.task, model, world, strategy.staging())
-            ways = strategy.sharding(), strategy.splitting(), strategy.staging()
-            line = _pipeline.line_up(training, model, world, pieces, *ways)
-            with fake:
-                fake_storage(line.model, world.device)
-                engine = PipelineEngine(training, line, world)
-        else:
-            made = _mesh_engine.make_part(training, model, world, strategy.sharding(), strategy.splitting())
-            with fake:
-                fake_storage(model, world.device)
-                engine = MeshEngine(training, model, world, *made)
-        names = {world.mesh.get_group(axis).group_name: axis for axis in world.mesh.mesh_dim_names or ()}
-        traffic, kept = Traffic(names), Kept()
-        with fake, Looked():
-            step(engine, share, traffic, kept)
-        return Stage(
-            parts={name: _part(parameter, engine) for name, parameter in engine.model.named_parameters()},
-            parameters=engine.size()[0],
-            collectives=traffic.found(),
-            kept=kept,
-        )
-
-
 def step(engine: SpmdEngine, share: Sequence[Batch], traffic: Traffic, kept: Kept) -> None:
     """One optimizer step, watched."""
     with traffic:
@@ -160,7 +221,7 @@ def step(engine: SpmdEngine, share: Sequence[Batch], traffic: Traffic, kept: Kep
         engine.update(0.0)
 
 
-def _part(parameter: Tensor, engine: SpmdEngine) -> Part:
+def _part(parameter: Tensor, engine: SpmdEngine, late: bool) -> Part:
     state = [t for t in engine.optimizer.state.get(parameter, {}).values() if isinstance(t, Tensor)]
     divided = isinstance(parameter, DTensor)
     return Part(
@@ -168,6 +229,7 @@ def _part(parameter: Tensor, engine: SpmdEngine) -> Part:
         itemsize=parameter.element_size(),
         axes=(parameter.device_mesh.mesh_dim_names or ()) if divided else (),
         split=tuple(parameter.placements) if divided else (),
+        late=late,
         moments=sum(t.shape == parameter.shape for t in state),
         scalars=sum(t.numel() * t.element_size() for t in state if t.shape != parameter.shape),
     )

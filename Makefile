@@ -45,7 +45,7 @@ test: $(VENV)/.installed-test
 test-all: test
 	$(BIN)/python -m pytest -m slow
 
-# make golden     write the committed configurations of the recipes anew
+# make golden     write the committed configurations of the recipes, and the README's table of features, anew
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/golden --write-golden
 
@@ -54,6 +54,7 @@ bench: $(VENV)/.installed-test
 	$(PIP) install -c constraints.txt -e '.[llm,vision,test,bench]'
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/strategies.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

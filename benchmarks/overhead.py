@@ -22,8 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,35 +35,11 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.conformance.settings import make  # noqa: E402
+from benchmarks import common  # noqa: E402
+from benchmarks.common import BATCH, CLIP, SmallTask, X, Y, make_model, make_optimizer, rotated, sample_ids  # noqa: E402
 from trainkit import main as trainkit_main  # noqa: E402
-from trainkit.data.order import Order  # noqa: E402
-from trainkit.protocols import Batch, Data, Task  # noqa: E402
 from trainkit.runfolder import RunFolder, read_lines  # noqa: E402
-
-SAMPLES, FEATURES, CLASSES, BATCH, SEED, LR, CLIP = 4096, 64, 10, 32, 0, 1e-3, 1.0
-_generator = torch.Generator().manual_seed(1)
-X = torch.randn(SAMPLES, FEATURES, generator=_generator)
-Y = torch.randint(0, CLASSES, (SAMPLES,), generator=_generator)
-
-
-def make_model() -> nn.Module:
-    torch.manual_seed(SEED)
-    return nn.Sequential(nn.Linear(FEATURES, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, CLASSES))
-
-
-def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.99), fused=True)
-
-
-def sample_ids(steps: int) -> list[Tensor]:
-    """The global batches of `steps` steps (no epoch ends inside one: BATCH divides SAMPLES)."""
-    ids = Order(SAMPLES, SEED).ids(0, steps * BATCH)
-    return [torch.from_numpy(ids[i : i + BATCH]) for i in range(0, steps * BATCH, BATCH)]
+from trainkit.settings import DataSettings  # noqa: E402
 
 
 def bare(steps: int) -> float:
@@ -193,43 +168,9 @@ class Batches:
         return len(self.ids)
 
 
-class Source:
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def fetch(self, ids: Sequence[int]) -> Batch:
-        return Batch({"input": X[ids]}, {"y": Y[ids]}, len(ids), len(ids))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmallTask(Task):
-    def build_model(self) -> nn.Module:
-        return make_model()
-
-    def build_data(self) -> Data:
-        return Data(Source())
-
-    def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
-        return F.cross_entropy(output, targets["y"], reduction="sum")
-
-
 def trainkit(steps: int) -> float:
-    from trainkit.optimizer.adamw import AdamW
-    from trainkit.schedule.constant import Constant
-
     folder = tempfile.TemporaryDirectory()
-    settings = make(
-        folder.name,
-        task=SmallTask(),
-        steps=steps,
-        global_batch=BATCH,
-        micro_batch=None,
-        seed=SEED,
-        clip_norm=CLIP,
-        ledger=False,
-    )
-    object.__setattr__(settings, "optimizer", AdamW(lr=LR, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1))
-    object.__setattr__(settings, "schedule", Constant(warmup=0))
+    settings = common.settings(folder.name, SmallTask(), steps, data=DataSettings(ledger=False, workers=0))
     run = RunFolder(Path(folder.name))
     run.config.touch()  # the tracker keeps it
     forwarder().send(folder.name)
@@ -350,9 +291,8 @@ def main() -> None:
 
     order = [*variants, "bare again"]
     times: dict[str, list[float]] = {name: [] for name in order}
-    for round_ in range(arguments.rounds):
-        for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
-            times[name].append(seconds(VARIANTS[name.split()[0]], arguments.steps))
+    for name in rotated(order, arguments.rounds):
+        times[name].append(seconds(VARIANTS[name.split()[0]], arguments.steps))
     print(f"\nus per step over bare, pair by pair in {arguments.rounds} rotated rounds: median [min, max]")
     for name in order[1:]:
         over = [1e6 * (a - b) for a, b in zip(times[name], times["bare"], strict=True)]

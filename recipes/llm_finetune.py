@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -141,7 +141,8 @@ class LlmFinetune(Task):
 
     def model_shape(self) -> ModelShape | None:
         folder = _smollm2.converted() if self.model == DEFAULT_MODEL else _hf.found(self.model)
-        return None if folder is None else _hf.model_shape(folder)
+        shape = None if folder is None else _hf.model_shape(folder)
+        return shape and replace(shape, sequence=False)
 
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         plan = super().tensor_plan(model)

@@ -24,6 +24,13 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Of every name in the state of `model` the first of the same tensor: tied parameters have several."""
+    firsts: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: firsts.setdefault(id(value), name) for name, value in state.items()}
+
+
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """(name, parameter) of what the optimizer moves, each once."""
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -13,15 +13,15 @@ from trainkit.checkpoint.store import CheckpointStore
 from trainkit.settings import Settings
 
 
-def export(settings: Settings, store: CheckpointStore, checkpoint: Path, folder: Path) -> None:
-    """Write the weights in the verified `checkpoint` (the averaged ones with train.ema) to `folder`, in one rename.
+def export(settings: Settings, store: CheckpointStore, checkpoint: Path, folder: Path, averaged: bool) -> None:
+    """Write the weights in the verified `checkpoint` (with `averaged`, the averaged ones) to `folder`, in one rename.
 
     Runs on one rank; needs the memory of one whole model.
     """
     torch.manual_seed(settings.train.seed)
     model = settings.recipe.build_model()
     state: dict[str, Any] = {"model": trained_state(model)}
-    if settings.train.ema is not None:
+    if averaged:
         state["ema"] = {name: p.detach() for name, p in trainable(model)}
         state["model"] = {k: v for k, v in state["model"].items() if k not in state["ema"]}
     store.load(checkpoint, state, partial=True)

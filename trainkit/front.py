@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,8 +28,8 @@ from trainkit.console import Console, closing, screen, summarise
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
-from trainkit.secrets import shown
-from trainkit.settings import Settings
+from trainkit.secrets import flat
+from trainkit.settings import Settings, name_of
 from trainkit.tracker.follower import Follower, Status
 
 POLL_S = 0.1
@@ -162,8 +162,8 @@ def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, 
         "trainkit.version": __version__,
         "trainkit.run_dir": str(folder.root),
         "recipe": settings.name,
-        "strategy": type(settings.strategy).__name__.lower(),
-        "launcher": type(settings.launcher).__name__.lower(),
+        "strategy": name_of(settings.strategy),
+        "launcher": name_of(settings.launcher),
         "ranks": str(cluster.ranks),
         "host": socket.gethostname(),
     }
@@ -172,16 +172,6 @@ def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, 
         tags["git_commit"] = commit
     name = f"{settings.name} {folder.root.name}"
     return RunInfo(folder=folder.root, name=name, params=dict(flat(config)), tags=tags)
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and their values as text; what looks like a secret is not told."""
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{key}.")
-        else:
-            yield key, shown(key, value)
 
 
 def git_commit() -> str | None:

@@ -1,6 +1,6 @@
 """A rank's entry: read the resolved configuration, build the parts, train.
 
-config.yaml -> prepare (once per machine) -> connect -> data, engine -> Trainer.fit
+config.yaml -> prepare (once per machine) -> connect -> data -> handshake -> engine -> Trainer.fit
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def train(folder: RunFolder, attempt: int) -> str:
 def fit(settings: Settings, folder: RunFolder, attempt: int) -> str:
     """Join the other ranks, build data and engine, train."""
     from trainkit.checkpoint.store import CheckpointStore
+    from trainkit.handshake import shake_hands
     from trainkit.trainer import Trainer
 
     share_cores()
@@ -83,6 +84,7 @@ def fit(settings: Settings, folder: RunFolder, attempt: int) -> str:
     seed_host(settings.train.seed)
     data = settings.recipe.build_data()
     check(data)
+    shake_hands(settings, data, world)
     engine = settings.strategy.build(training(settings), world)
     store = CheckpointStore(
         folder.checkpoints(settings.checkpoint.dir), world, attempt, about(settings, world.size), say
@@ -159,11 +161,15 @@ def training(settings: Settings) -> Training:
 
 def about(settings: Settings, ranks: int) -> dict[str, object]:
     """What a checkpoint says of the run that wrote it."""
-    from trainkit.settings import fixed_keys
+    import torch
+
+    from trainkit import __version__
+    from trainkit.settings import fixed_keys, name_of
 
     return {
         "recipe": settings.name,
         "fixed": fixed_keys(settings),
-        "strategy": type(settings.strategy).__name__.lower(),
+        "strategy": name_of(settings.strategy),
         "ranks": ranks,
+        "versions": {"trainkit": __version__, "torch": str(torch.__version__)},
     }

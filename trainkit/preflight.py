@@ -1,10 +1,10 @@
-"""What a strategy may have to say before the start, besides its own `problems()`: seams that config.check asks."""
+"""What a strategy may have to say before the start, besides its own `problems()`: seams that trainkit.config asks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from trainkit.errors import Problem
 from trainkit.protocols import Cluster, ModelShape
@@ -36,3 +36,9 @@ class Divides(Protocol):
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Pure; runs before launch where the shape is known by then, else before the model is divided."""
         ...
+
+
+class Lacking(Protocol):
+    """A component that says of keys which others of its group have why it has none: {key: (reason, what to do)}."""
+
+    lacks: ClassVar[Mapping[str, tuple[str, str]]]

@@ -107,13 +107,15 @@ class Widths:
 class ModelShape:
     """What is known of a model before it is built.
 
-    layers  how many repeated layers there are, which is what Task.blocks gives
-    heads   the numbers of attention heads: of queries, and of keys and values where they have fewer
-    widths  for an estimate of its activations (docs/simulation.md)
+    layers    how many repeated layers there are, which is what Task.blocks gives
+    heads     the numbers of attention heads: of queries, and of keys and values where they have fewer
+    sequence  whether its tensor plan may say where the sequence is divided
+    widths    for an estimate of its activations (docs/simulation.md)
     """
 
     layers: int
     heads: tuple[int, ...]
+    sequence: bool = True
     widths: Widths | None = None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 HIDDEN = "(not shown)"
 _KEY = re.compile(r"(^|[._-])(passw(or)?d|secrets?|token|(api|access|private)_?key|credentials?)($|[._-])")
@@ -17,3 +19,13 @@ def shown(key: str, value: object) -> str:
 def without_login(url: str) -> str:
     """postgresql://name:password@host/db without what stands before the @."""
     return _LOGIN.sub(HIDDEN, url)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and their values as text; what looks like a secret is not told."""
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{key}.")
+        else:
+            yield key, shown(key, value)

@@ -85,6 +85,11 @@ class Settings:
     recipe: Task
 
 
+def name_of(component: object) -> str:
+    """What a component is called in the configuration: its class, in small letters."""
+    return type(component).__name__.lower()
+
+
 def fixed_keys(settings: Settings) -> dict[str, Any]:
     """What must stay as it is while a run goes on, by dotted key: the samples, their order, and the model depend on
     it."""

@@ -20,13 +20,13 @@ from trainkit.data.ledger import Ledger
 from trainkit.data.loader import load, loader
 from trainkit.data.order import Order, derive
 from trainkit.data.plan import Plan, Step, split
-from trainkit.errors import CheckpointError
+from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog
 from trainkit.protocols import Batch, Data, Engine, World
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, truncate_after
-from trainkit.settings import Settings
+from trainkit.settings import Settings, name_of
 
 Outcome = Literal["done", "stopped"]
 
@@ -154,6 +154,8 @@ class Trainer:
         """The task's metrics over the held-out samples, each counted exactly once: eval_NAME = sum / weight."""
         sums, local_weight = self.engine.evaluate(self.heldout_batches())
         (weight,) = self.world.total([local_weight])
+        if not weight:
+            raise TrainkitError("nothing in the held-out set counts: the weights of its batches add up to 0")
         names = sorted(sums)
         values = self.world.reduce(torch.stack([sums[name] for name in names])).tolist()
         self.metrics = {f"eval_{name}": value / weight for name, value in zip(names, values, strict=True)}
@@ -217,7 +219,7 @@ class Trainer:
         if checkpoint is None:
             raise CheckpointError(f"nothing to export: there is no checkpoint in {self.store.folder}")
         if self.world.rank == 0:
-            export(self.settings, self.store, checkpoint, self.folder.model)
+            export(self.settings, self.store, checkpoint, self.folder.model, self.train.ema is not None)
         self.world.barrier()
 
     # ----------------------------------------------------------------------------------------- events
@@ -230,7 +232,7 @@ class Trainer:
         parameters, trainable = self.engine.size()
         return {
             "attempt": self.store.attempt,
-            "strategy": type(self.settings.strategy).__name__.lower(),
+            "strategy": name_of(self.settings.strategy),
             "ranks": self.world.size,
             "device": self.world.device.type,
             "parameters": parameters,

@@ -25,7 +25,7 @@ def test_the_seams() -> None:
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
         *("Cluster", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
     }
-    assert defined(preflight) == {"Claim", "Configured", "Divides"}
+    assert defined(preflight) == {"Claim", "Configured", "Divides", "Lacking"}
 
 
 def defined(module: ModuleType) -> set[str]:
@@ -66,4 +66,4 @@ def test_the_exit_codes() -> None:
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "mlflow"]
+    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "checkpoint", "mlflow"]

@@ -1,6 +1,6 @@
 """Every strategy with the rank counts that it is proved at: one table for all conformance tests.
 
-A strategy is added with one line in STRATEGIES and one in RANKS.
+A strategy is added with one line in STRATEGIES, one in RANKS, and one in WHOLE or DIVIDED.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ ZERO3: dict[str, Any] = ZERO | {"offload_parameters": False, "config": str(Path(
 STRATEGIES: dict[str, Strategy] = {
     "local": Local(),
     "ddp": Ddp(bucket_cap_mb=0.02, timeout_s=WAIT),
+    "ddp-one-bucket": Ddp(bucket_cap_mb=25, timeout_s=WAIT),
     "accelerate": Accelerate(config=None, timeout_s=WAIT),
     "horovod": Horovod(fusion_mb=1, timeout_s=WAIT),
     "fsdp": Fsdp(**FSDP),
@@ -60,6 +61,7 @@ STRATEGIES: dict[str, Strategy] = {
     "mesh-replicas-shard": Mesh(**MESH | {"replicas": 2}),
     "mesh-replicas-tensor": Mesh(**MESH | {"replicas": 2, "shard": 1, "tensor": 2}),
     "mesh-shard-tensor": Mesh(**MESH | {"tensor": 2, "sequence_parallel": True, "loss_parallel": True}),
+    "mesh-offload": Mesh(**MESH | {"tensor": 2, "cpu_offload": True}),
     "mesh-pipeline-tensor": Mesh(**MESH | {"pipeline": 2, "tensor": 2}),
     "mesh-pipeline-shard": Mesh(**MESH | {"pipeline": 2, "schedule": "interleaved1f1b", "virtual_stages": 2}),
     "zero1": Zero1(**ZERO),
@@ -92,6 +94,7 @@ RANKS: dict[str, tuple[int, ...]] = {
     "mesh-replicas-shard": (4,),
     "mesh-replicas-tensor": (4,),
     "mesh-shard-tensor": (4,),
+    "mesh-offload": (2,),
     "mesh-pipeline-tensor": (4,),
     "mesh-pipeline-shard": (4,),
     "zero1": (1, 2, 4),
@@ -103,13 +106,24 @@ RANKS: dict[str, tuple[int, ...]] = {
     "zero3-offload": (1, 2),
 }
 
-# Where a model is divided, what is built on its weights and its forward has to be proved too.
+CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]
+
+WHOLE = [("ddp", 2), ("accelerate", 2), ("horovod", 2)]
+"""One cell of each strategy that leaves the model whole."""
+
 DIVIDED = [
-    *(("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2), ("mesh-shard-tensor", 4)),
-    *(("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4), ("mesh-pipeline-shard", 4)),
+    *(("fsdp", 2), ("fsdp-kept", 2), ("fsdp-replicas", 4), ("tensor", 2)),
+    *(("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-shard", 4)),
+    *(("mesh-pipeline-shard", 4), ("mesh-shard-tensor", 4)),
     *(("zero1", 2), ("zero2", 2), ("zero2-offload", 2), ("zero3", 2), ("zero3-kept", 4), ("zero3-offload", 2)),
 ]
+"""Every way to divide a model."""
 
-COMPILED = [(name, ranks) for name, ranks in DIVIDED if "zero3" not in name]  # which refuses train.compile
 
-CELLS = [(name, ranks) for name, counts in RANKS.items() for ranks in counts]
+def strategy_of(name: str) -> str:
+    """The strategy of which STRATEGIES[name] is a variant."""
+    return type(STRATEGIES[name]).__module__.rpartition(".")[2]
+
+
+EACH = [*{strategy_of(cell[0]): cell for cell in reversed(WHOLE + DIVIDED)}.values()]
+"""The first of these of every strategy."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
-
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conformance.cells import STRATEGIES
 from tests.unit.strategy.test_engine import TRAINING
@@ -30,15 +27,3 @@ def engine_of(kind: type[E], world: World, name: str, training: Training = TRAIN
     if not isinstance(engine, kind):
         raise TypeError(engine)
     return engine
-
-
-class Counted(TorchDispatchMode):
-    """Counts operations by name; a collective is one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[op.name().removesuffix(".default")] += 1
-        return op(*args, **(kwargs or {}))

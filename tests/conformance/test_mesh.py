@@ -1,8 +1,7 @@
-"""What only shows where a model is divided: places in the mesh, norms over parts, memory, collectives, tied weights."""
+"""What only shows where a model is divided: places in the mesh, norms over parts, what the switches divide."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.conformance import engines
 from tests.conformance.decoder import DecoderTask
-from tests.conformance.engines import Counted, on_world
+from tests.conformance.engines import on_world
 from tests.conformance.pool import Pool
 from tests.unit.strategy.test_engine import TRAINING, share
 from trainkit.errors import ConfigError, TrainkitError
@@ -87,39 +86,7 @@ def test_the_norm_is_that_of_the_whole_gradient(name: str, kinds: int, pool: Poo
         assert len(layouts) == kinds  # plain tensors and DTensors, or DTensors of two meshes, are in play
 
 
-# ---------------------------------------------------------------------------------- memory, collectives
-
-
-def held(world: World, name: str) -> tuple[int, int]:
-    """Elements of weights and moments on this rank, and of the whole model."""
-    engine = engine_of(world, name, replace(TRAINING, task=DecoderTask(width=64, layers=4)))
-    state = engine.state_dict()
-    moments = [t for s in state["optimizer"].values() for key, t in s.items() if key != "step"]
-    parts = [local(t).numel() for t in [*state["model"].values(), *moments]]
-    return sum(parts), engine.size()[0]
-
-
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_every_rank_holds_its_part_of_weights_and_moments(ranks: int, pool: Pool) -> None:
-    for elements, whole in pool.run(ranks, on_world, "fsdp", held):
-        assert elements == pytest.approx(3 * whole / ranks, rel=0.05)
-
-
-def collectives(world: World, name: str, micro_batches: int) -> Counter[str]:
-    engine = engine_of(world, name)
-    with Counted() as counted:
-        engine.forward_backward(share(*[2] * micro_batches), 1.0)
-    return counted.counts
-
-
-@pytest.mark.parametrize(("name", "often"), [("fsdp", 1), ("fsdp-replicas", 4)])
-def test_gradients_are_summed_once_per_global_batch_unless_memory_is_dearer(name: str, often: int, pool: Pool) -> None:
-    one, four = (pool.run(4, on_world, name, collectives, n)[0] for n in (1, 4))
-    groups = 5  # four blocks, and what is around them
-    scatter = "c10d::_reduce_scatter_base_"
-    assert (one[scatter], four[scatter]) == (groups, groups * often)
-    over_replicas = groups if name == "fsdp-replicas" else 0
-    assert one["c10d::allreduce_"] == four["c10d::allreduce_"] == over_replicas
+# -------------------------------------------------------------------------------------------- switches
 
 
 def shapes(world: World, name: str) -> tuple[list[int], list[int]]:
@@ -172,14 +139,6 @@ class NoSequence(DecoderTask):
         return {name: style for name, style in super().tensor_plan(model).items() if "sequence" not in style}
 
 
-class RankDependent(DecoderTask):
-    def build_model(self) -> nn.Module:
-        model: Any = super().build_model()
-        with torch.no_grad():
-            model.layers[0].up.bias[0] = torch.distributed.get_rank()
-        return model  # type: ignore[no-any-return]
-
-
 def refusal(world: World, name: str, task: Task) -> str:
     with pytest.raises(TrainkitError) as raised:
         engine_of(world, name, replace(TRAINING, task=task))
@@ -195,7 +154,6 @@ def refusal(world: World, name: str, task: Task) -> str:
         ("tensor", OddWidth(), "Decoder: layers.1.down (7 channels) does not divide by 2 ranks"),
         ("tensor", Misnamed(), "Decoder: layers.0.qkv has the unknown style colwize"),
         ("tensor-sequence", NoSequence(), "says nothing about the sequence"),
-        ("fsdp", RankDependent(), "rank 1 has built another model than rank 0: the parameter layers.0.up.bias differs"),
     ],
 )
 def test_a_model_that_does_not_divide_is_refused_on_every_rank(name: str, task: Task, told: str, pool: Pool) -> None:

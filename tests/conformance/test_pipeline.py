@@ -209,7 +209,6 @@ class Whole(DecoderTask):
         ("pipeline", replace(TRAINING, task=Whole()), "the model Decoder does not say how it is cut into stages"),
         ("pipeline", replace(TRAINING, task=Frozen()), "rank 0 of the pipeline would train nothing"),
         ("pipeline", replace(TRAINING, task=DecoderTask(layers=1)), "2 stages need as many blocks"),
-        ("pipeline-zero", replace(TRAINING, compile=True), "torch cannot split the backward of a compiled block"),
     ],
 )
 def test_what_cannot_be_known_before_launch_is_refused_on_every_rank(

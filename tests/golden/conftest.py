@@ -6,7 +6,11 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-golden", action="store_true", help="write the committed files of tests/golden anew")
+    parser.addoption(
+        "--write-golden",
+        action="store_true",
+        help="write the committed files of tests/golden, and the README's table, anew",
+    )
 
 
 @pytest.fixture

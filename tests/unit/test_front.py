@@ -209,21 +209,6 @@ def test_a_run_whose_tracker_is_down_ends_as_it_would_and_says_what_is_missing(
 # ------------------------------------------------------------------------------------- for the tracker
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "told"),
-    [
-        ("max_tokens", 512, "512"),
-        ("tokenizer", "byte", "byte"),
-        ("key", None, "None"),
-        *[(key, "x1", "(not shown)") for key in ("token", "hf_token", "api_key", "apikey", "db_password", "Secret")],
-        ("uri", "postgresql://me:pass@host/db", "postgresql://(not shown)@host/db"),
-        ("uri", "http://host:5000/a@b", "http://host:5000/a@b"),
-    ],
-)
-def test_secrets_are_not_told_and_nothing_else_is_held_back(key: str, value: object, told: str) -> None:
-    assert dict(front.flat({"recipe": {"deep": {key: value}}})) == {f"recipe.deep.{key}": told}
-
-
 def test_what_a_tracker_is_told_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = make(str(tmp_path / "mine"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.conformance.settings import make
 from trainkit import main
 from trainkit.checkpoint import manifest
 from trainkit.checkpoint.store import CheckpointStore
-from trainkit.errors import CheckpointError
+from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.protocols import Batch, Data, Task
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, read_lines
@@ -103,6 +103,20 @@ def test_without_held_out_data_nothing_is_evaluated(tmp_path: Path) -> None:
     assert trainer(tmp_path, Line(heldout=False), steps=3, log_every=2, eval_every=1).fit() == "done"
     assert logged(tmp_path) == [2, 3]
     assert logged(tmp_path, "eval_loss") == []
+
+
+class Uncounted(Line):
+    def build_data(self) -> Data:
+        data: Any = super().build_data()
+        whole = data.heldout.fetch
+        data.heldout.fetch = lambda ids: replace(whole(ids), weight=0)
+        return data  # type: ignore[no-any-return]
+
+
+def test_held_out_data_of_which_nothing_counts_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(TrainkitError, match="nothing in the held-out set counts"):
+        trainer(tmp_path, Uncounted(), steps=1).fit()
+    assert logged(tmp_path) == []
 
 
 def test_samples_are_shown_before_and_after(tmp_path: Path) -> None:

@@ -206,9 +206,10 @@ class CheckpointStore:
     def _written_by(self, about: Mapping[str, Any]) -> str:
         """What a checkpoint says of the run that wrote it, where that differs from this run."""
         wrote, ours = {**about, **about.get("fixed", {})}, {**self._about, **self._about.get("fixed", {})}
-        changed = [f"{key}={value}" for key, value in wrote.items() if key != "fixed" and ours.get(key) != value]
-        told = f"it was written with {', '.join(changed)}; " if changed else ""
-        return f"{told}set the same again, or choose another run.dir"
+        told = [key for key in wrote if key not in ("fixed", "versions")]  # nobody sets a version to go on
+        changed = [f"{key}={wrote[key]}" for key in told if ours.get(key) != wrote[key]]
+        hint = f"it was written with {', '.join(changed)}; " if changed else ""
+        return f"{hint}set the same again, or choose another run.dir"
 
     # ------------------------------------------------------------------------------------------ pruning
 

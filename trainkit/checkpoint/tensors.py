@@ -17,10 +17,13 @@ from typing import Any
 import torch
 import xxhash
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 from torch.utils.serialization import config as serialization
 
 from trainkit.checkpoint.manifest import Digest
@@ -97,6 +100,23 @@ class _Writer(FileSystemWriter):
         super().__init__(folder, sync_files=False)  # its files sync themselves
         self.fs = self.files = _Files()
         self.layout: Layout = {}
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write tensor by tensor into one file. torch's own keeps every copy (of what is on a GPU, or part of something
+        larger) until the file is complete, which doubles what a rank holds."""
+        name, written = f"{plan.storage_data.prefix}0.distcp", []
+        with self.files.create_stream(Path(self.path) / name, "wb") as stream:
+            for item in plan.items:
+                value: Any = planner.resolve_data(item)
+                begin, tensor = stream.tell(), value.detach().cpu()
+                if tensor.untyped_storage().nbytes() != tensor.nbytes:  # torch.save would write all of that
+                    tensor = tensor.clone()
+                torch.save(tensor, stream)
+                size = stream.tell() - begin
+                written.append(WriteResult(item.index, size, _StorageInfo(name, begin, size)))
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(written)
+        return done
 
     def finish(self, metadata: Metadata, results: Any) -> None:
         for name, entry in metadata.state_dict_metadata.items():

@@ -24,6 +24,7 @@ COMMANDS = {
     "config": "print the resolved configuration of a run as YAML (also: --cfg job)",
     "verify": "verify A B recipe=NAME: a few steps under two strategies (local, ddp@2, ...), and where they differ",
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
+    "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
 }
 

@@ -33,6 +33,24 @@ def show_rows(rows: Iterable[tuple[str, str]], width: int = 0) -> None:
     _console().print(grid)
 
 
+def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns under a bold header. Nothing is wrapped, so that a row stays a line."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for number, line in enumerate(lines):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        (say if number else title)(f"  {text}")
+
+
+def size(count: float) -> str:
+    """Bytes for a person: 61761126 -> 58.9 MiB."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        units.pop(0)
+    return f"{count:.0f} B" if units[0] == "B" else f"{count:.1f} {units[0]}"
+
+
 def show_problems(problems: Sequence[Problem]) -> None:
     """Everything that is wrong, to stderr."""
     console = _console(error=True)

@@ -126,7 +126,9 @@ def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Pro
     if isinstance(node, Mapping):
         node = {k: v for k, v in node.items() if k != "_target_"}
         for path, value in _unknown(kind, node, key):
-            problems.append(Problem(path, value, "there is no such key", suggest(path, known) or _allowed(path, known)))
+            problems.append(
+                _no_such_key(path, value, getattr(kind, "lacks", {}).get(path.removeprefix(f"{key}.")), known)
+            )
     infinite = [(path, value) for path, value in _leaves(node, key) if not _finite(value)]
     if infinite:
         problems += [Problem(path, value, "should be finite") for path, value in infinite]
@@ -136,6 +138,13 @@ def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Pro
     except ValidationError as error:
         problems += _explain(key, node, error)
         return None
+
+
+def _no_such_key(path: str, value: Any, lacking: tuple[str, str] | None, known: list[str]) -> Problem:
+    """`lacking`: the component's own reason and hint (preflight.Lacking)."""
+    if lacking is None:
+        return Problem(path, value, "there is no such key", suggest(path, known) or _allowed(path, known))
+    return Problem(path, value, f"there is no such key: {lacking[0]}", lacking[1])
 
 
 def _unknown(kind: Any, node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

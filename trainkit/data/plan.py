@@ -73,3 +73,8 @@ class Plan:
         whole = math.floor(epochs or 0)
         rest = ((epochs or 0) - whole) * self.order.size
         return whole * math.ceil(self.order.size / self.global_batch) + math.ceil(rest / self.global_batch)
+
+    def samples_after(self, steps: int) -> int:
+        """The position after the first `steps` steps."""
+        epochs, rest = divmod(steps, math.ceil(self.order.size / self.global_batch))
+        return epochs * self.order.size + rest * self.global_batch

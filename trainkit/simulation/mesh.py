@@ -32,7 +32,7 @@ from trainkit.strategy._mesh_engine import MeshEngine
 from trainkit.strategy._meshed import Meshed
 from trainkit.strategy._norm import local
 from trainkit.strategy._pipeline import PipelineEngine
-from trainkit.strategy._spmd import SpmdEngine, task_model
+from trainkit.strategy._spmd import SpmdEngine
 
 Shape = tuple[int, ...]
 
@@ -159,7 +159,7 @@ class Run:
         training, strategy = self._training, self._strategy
         sharding, splitting, staging = strategy.sharding(), strategy.splitting(), strategy.staging()
         with torch.device("meta"):
-            model = task_model(training)
+            model = training.task.build_model().train()
         if world.axes.pipeline == 1:
             made = _mesh_engine.make_part(training, model, world, sharding, splitting)
             with fake:

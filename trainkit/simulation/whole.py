@@ -22,7 +22,7 @@ from trainkit.simulation.mesh import step
 from trainkit.simulation.saved import Kept
 from trainkit.simulation.traffic import Traffic
 from trainkit.simulation.values import Collective, Coordinates, Memory, Simulation
-from trainkit.strategy._spmd import SpmdEngine, recompute, task_model
+from trainkit.strategy._spmd import SpmdEngine, recompute
 from trainkit.strategy._world import Solo
 
 AXIS = "replicas"
@@ -44,7 +44,7 @@ class Alone:
 def alone(training: Training, share: Sequence[Batch]) -> Alone:
     """One process that makes a step with the micro-batches `share`."""
     with torch.device("meta"):
-        model = task_model(training)
+        model = training.task.build_model().train()
     if training.activation_checkpointing:
         recompute(training.task.blocks(model))
     fake = FakeTensorMode(allow_non_fake_inputs=True)

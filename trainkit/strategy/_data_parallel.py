@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from trainkit.protocols import Cluster
 
 
@@ -13,3 +16,11 @@ class DataParallel:
 
     def dp_size(self, ranks: int) -> int:
         return ranks
+
+
+class WholeModel(DataParallel):
+    """And nothing is divided. Implements preflight.Lacking."""
+
+    lacks: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "cpu_offload": ("every rank keeps the whole model on its device", "set strategy=fsdp, or zero3")
+    }

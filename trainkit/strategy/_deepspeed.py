@@ -87,7 +87,7 @@ def connect(device: str, timeout_s: float) -> DeepSpeedWorld:
 
 def build(training: Training, world: World, config: dict[str, Any]) -> ZeroEngine:
     """The engine for `config`, what DeepSpeed is to be told (see _zero_config.py)."""
-    model = task_model(training)
+    model = task_model(training, world)
     if training.activation_checkpointing:
         recompute(training.task.blocks(model))
     if training.compile:

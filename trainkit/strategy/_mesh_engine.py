@@ -19,7 +19,6 @@ from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._meshed import Sharding, Splitting
 from trainkit.strategy._norm import clip, local
 from trainkit.strategy._parallelize import Options, parallelize, sharded
-from trainkit.strategy._same import same_start
 from trainkit.strategy._spmd import SpmdEngine, task_model
 from trainkit.strategy._tensor import Modes, Plan, plan_problems
 
@@ -30,8 +29,7 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     """The engine for `world`, which a Meshed strategy has connected."""
     if not isinstance(world, MeshWorld):
         raise TypeError(f"a mesh is needed, not {type(world).__name__}")
-    model = task_model(training)
-    same_start(model, world)
+    model = task_model(training, world)
     return MeshEngine(training, model, world, *make_part(training, model, world, sharding, splitting))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from trainkit.errors import Problem
+from trainkit.preflight import Claim
 from trainkit.protocols import Cluster, Engine, ModelShape, Training, World
 from trainkit.strategy._axes import Axes
 
@@ -67,8 +68,17 @@ class Staging:
         return [Problem("strategy", f"pipeline {ranks} x {self.virtual_stages}", message, hint)]
 
 
+NO_OFFLOAD: Mapping[str, tuple[str, str]] = {
+    "cpu_offload": (
+        "only what the shard axis divides can wait in host memory",
+        "set strategy=mesh, which has that axis too",
+    )
+}
+"""preflight.Lacking of the strategies that are one axis, and another one than `shard`."""
+
+
 class Meshed(ABC):
-    """Implements protocols.Strategy from the axes and how each of them works."""
+    """Implements protocols.Strategy and preflight.Configured from the axes and how each of them works."""
 
     timeout_s: float
 
@@ -108,10 +118,20 @@ class Meshed(ABC):
             problems.append(Problem("strategy.schedule", "zero_bubble", message, hint))
         return problems
 
+    def claims(self, cluster: Cluster) -> Sequence[Claim]:
+        if self.staging().schedule != "zero_bubble" or self.axes(cluster.ranks).pipeline == 1:
+            return ()
+        why = "torch cannot split the backward of a compiled block, as strategy.schedule=zero_bubble does"
+        return [Claim(key="train.compile", values=(False,), said=why, otherwise="choose strategy.schedule=1f1b")]
+
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Implements preflight.Divides."""
         axes = self.axes(ranks)
-        return [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
+        problems = [*axes.model_problems(shape), *self.staging().model_problems(shape, axes.pipeline)]
+        if self.splitting().sequence_parallel and axes.tensor > 1 and not shape.sequence:
+            message = "the recipe's plan for the tensor axis does not say where the sequence is divided"
+            problems.append(Problem("strategy.sequence_parallel", True, message, "set it to false"))
+        return problems
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._mesh import MeshWorld

@@ -71,11 +71,11 @@ def shard(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld, opti
     for its own forward and backward, and `module` what is in no block. The outermost keeps its weights from forward to
     backward, which follows at once. Weights travel in fp32 also with train.precision=bf16: torch's own policy would
     compute norms, too, in bf16, which autocast does not."""
-    wanted = options.sharding
+    wanted, on_gpu = options.sharding, world.device.type == "cuda"
     common: dict[str, Any] = {
         "mesh": world.data_mesh(),
         "mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False),
-        "offload_policy": CPUOffloadPolicy() if wanted.cpu_offload and world.device.type != "cpu" else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=on_gpu) if wanted.cpu_offload else OffloadPolicy(),
     }
     for block in blocks:
         if next(block.parameters(), None) is not None:

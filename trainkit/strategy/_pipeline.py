@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainkit.canonical import trainable, wildcard
-from trainkit.errors import ConfigError, Problem
 from trainkit.parts import Parts
 from trainkit.protocols import Batch, Engine, Task, Training, World
 from trainkit.strategy._mesh import MeshWorld
@@ -28,7 +27,6 @@ from trainkit.strategy._meshed import Sharding, Splitting, Staging
 from trainkit.strategy._norm import clip, local, settled
 from trainkit.strategy._parallelize import Options, parallelize
 from trainkit.strategy._passes import Feed, Passes, Stage
-from trainkit.strategy._same import same_start
 from trainkit.strategy._spmd import SpmdEngine, task_model
 from trainkit.strategy._stages import Absent, Sections, all_train, keeping, prove, sections
 from trainkit.strategy._tensor import Plan
@@ -58,12 +56,7 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     """The engine for `world`, which a Meshed strategy has connected and which has a pipeline axis."""
     if not isinstance(world, MeshWorld):
         raise TypeError(f"a mesh is needed, not {type(world).__name__}")
-    if staging.schedule == "zero_bubble" and training.compile:
-        message = "torch cannot split the backward of a compiled block, as strategy.schedule=zero_bubble does"
-        hint = "set it to false, or choose strategy.schedule=1f1b"
-        raise ConfigError([Problem("train.compile", True, message, hint)])
-    model = task_model(training)
-    same_start(model, world)
+    model = task_model(training, world)
     found, parts = cut(training.task, model, world, staging)
     prove(model, found, parts)
     return PipelineEngine(training, line_up(training, model, world, (found, parts), sharding, splitting, staging), world)

@@ -3,24 +3,24 @@ be trained as a mixture, and no loss would tell."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import zlib
 
-from trainkit.errors import TrainkitError
+from torch import Tensor, nn
+
+from trainkit.agreement import agree, bits
 from trainkit.protocols import World
 
 
-@torch.no_grad()
 def same_start(model: nn.Module, world: World) -> None:
-    """Compare names, shapes and sums of all parameters over the ranks. Raises TrainkitError, on every rank, that names
-    the first difference. Collective."""
-    mine = [(name, tuple(p.shape), p.sum(dtype=torch.float64).item()) for name, p in model.named_parameters()]
-    theirs = world.gather(mine)
-    for rank, other in enumerate(theirs):
-        different = next((a for a, b in zip(theirs[0], other, strict=False) if a != b), None)
-        if different is not None or len(other) != len(theirs[0]):
-            what = f"the parameter {different[0]}" if different else "the number of parameters"
-            raise TrainkitError(
-                f"rank {rank} has built another model than rank 0: {what} differs\n"
-                "    build_model() may depend on nothing but the recipe's keys and torch's seed"
-            )
+    """Compare names, shapes and values of all parameters over the ranks. Raises TrainkitError, on every rank, that
+    names the first differences. Collective."""
+    if world.size == 1:
+        return
+    facts = {f"the parameter {name}": f"{tuple(p.shape)} {_checksum(p)}" for name, p in model.named_parameters()}
+    hint = "build_model() may depend on nothing but the recipe's keys and torch's seed"
+    agree(world, facts, "the ranks have built different models", hint)
+
+
+def _checksum(parameter: Tensor) -> str:
+    """Of the bits; ten times as fast as an exact sum, and the same for any number of threads."""
+    return f"checksum {zlib.crc32(bits(parameter)):08x}"

@@ -21,20 +21,23 @@ from torch.utils.checkpoint import checkpoint
 from trainkit.canonical import trainable, trained_state
 from trainkit.protocols import Batch, Training, World
 from trainkit.strategy._average import Average, evaluating
+from trainkit.strategy._same import same_start
 
 NoSync = Callable[[], AbstractContextManager[None]]
 
 
-def task_model(training: Training) -> nn.Module:
-    """The task's model on the CPU, the same on every rank, in training mode."""
+def task_model(training: Training, world: World) -> nn.Module:
+    """The task's model on the CPU, in training mode. Raises TrainkitError unless it is the same on every rank."""
     torch.manual_seed(training.seed)
-    return training.task.build_model().train()
+    model = training.task.build_model().train()
+    same_start(model, world)
+    return model
 
 
 def build_model(training: Training, world: World) -> nn.Module:
     """The task's model on this rank's device, with checkpointed blocks and compiled forward where asked for. Both keep
     the parameters' names."""
-    model = task_model(training).to(world.device)
+    model = task_model(training, world).to(world.device)
     if training.activation_checkpointing:
         recompute(training.task.blocks(model))
     if training.compile:
@@ -87,7 +90,7 @@ class SpmdEngine:
     def _backward(self, batch: Batch, scale: float) -> Tensor:
         loss = self._loss(batch.to(self.world.device))
         counted = scale if batch.weight else 0.0
-        (loss * counted).backward()
+        loss.backward(torch.full_like(loss, counted))  # as of loss * counted, without its two kernels
         return loss.detach() if batch.weight else torch.zeros_like(loss)
 
     def update(self, lr: float) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from trainkit.errors import Problem
 from trainkit.preflight import Claim
@@ -16,6 +17,9 @@ from trainkit.strategy._zero_config import Spread, load
 class Zero(DataParallel, ABC):
     """Implements protocols.Strategy and preflight.Configured. `config`: path of a DeepSpeed JSON."""
 
+    lacks: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "cpu_offload": ("DeepSpeed offloads moments and weights apart", "set strategy.offload_optimizer=true")
+    }
     config: str | None
     timeout_s: float
 

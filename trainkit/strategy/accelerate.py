@@ -19,11 +19,11 @@ from trainkit.errors import Problem
 from trainkit.preflight import Claim
 from trainkit.protocols import Cluster, Engine, Training, World
 from trainkit.strategy._accelerate_config import load
-from trainkit.strategy._data_parallel import DataParallel
+from trainkit.strategy._data_parallel import WholeModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accelerate(DataParallel):
+class Accelerate(WholeModel):
     """The whole model on every rank; gradients are averaged once per global batch. `config`: path of a file that
     `accelerate config` wrote."""
 

@@ -9,12 +9,13 @@ from typing import Annotated
 from annotated_types import Gt
 
 from trainkit.errors import Problem
+from trainkit.preflight import Claim
 from trainkit.protocols import Cluster, Engine, Training, World
-from trainkit.strategy._data_parallel import DataParallel
+from trainkit.strategy._data_parallel import WholeModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ddp(DataParallel):
+class Ddp(WholeModel):
     """The whole model on every rank; gradients are averaged once per global batch."""
 
     bucket_cap_mb: Annotated[float, Gt(0)]
@@ -22,6 +23,13 @@ class Ddp(DataParallel):
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         return ()
+
+    def claims(self, cluster: Cluster) -> Sequence[Claim]:
+        """Implements preflight.Configured."""
+        if self.bucket_cap_mb >= 1:
+            return ()
+        why = f"torch compiles for buckets of 1 MiB or more, and strategy.bucket_cap_mb={self.bucket_cap_mb:g}"
+        return [Claim(key="train.compile", values=(False,), said=why, otherwise="set strategy.bucket_cap_mb=1 or more")]
 
     def connect(self, device: str) -> World:
         from trainkit.strategy._world import connect

@@ -16,11 +16,11 @@ from annotated_types import Gt
 
 from trainkit.errors import Problem
 from trainkit.protocols import Cluster, Engine, Training, World
-from trainkit.strategy._data_parallel import DataParallel
+from trainkit.strategy._data_parallel import WholeModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Horovod(DataParallel):
+class Horovod(WholeModel):
     """The whole model on every rank; gradients are averaged once per global batch."""
 
     fusion_mb: Annotated[int, Gt(0)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trainkit.errors import Problem
 from trainkit.protocols import Cluster, Engine, Training, World
+from trainkit.strategy._data_parallel import WholeModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
     """The reference: every other strategy must reproduce its loss curve."""
+
+    lacks: ClassVar[Mapping[str, tuple[str, str]]] = WholeModel.lacks
 
     def ranks(self, cluster: Cluster) -> int:
         return 1

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
 from trainkit.strategy._axes import Axes
-from trainkit.strategy._meshed import Meshed, ScheduleName, Sharding, Splitting, Staging
+from trainkit.strategy._meshed import NO_OFFLOAD, Meshed, ScheduleName, Sharding, Splitting, Staging
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline(Meshed):
     """See conf/strategy/pipeline.yaml for the keys."""
 
+    lacks: ClassVar[Mapping[str, tuple[str, str]]] = NO_OFFLOAD
     stages: Annotated[int, Gt(0)] | None
     schedule: ScheduleName
     virtual_stages: Annotated[int, Gt(0)]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
 from trainkit.strategy._axes import Axes
-from trainkit.strategy._meshed import Meshed, Sharding, Splitting
+from trainkit.strategy._meshed import NO_OFFLOAD, Meshed, Sharding, Splitting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor(Meshed):
     """See conf/strategy/tensor.yaml for the keys. All ranks train the same samples."""
 
+    lacks: ClassVar[Mapping[str, tuple[str, str]]] = NO_OFFLOAD
     size: Annotated[int, Gt(0)] | None
     sequence_parallel: bool
     loss_parallel: bool

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # of one log_batch
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "file")
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,10 +134,11 @@ def test_missing_and_superfluous_names_are_told_the_first_few(tmp_path: Path) ->
 
 
 def test_what_the_checkpoint_was_written_with_is_told(tmp_path: Path) -> None:
-    other = ABOUT | {"recipe": "yours", "fixed": {"recipe.width": 5}}
+    other = ABOUT | {"recipe": "yours", "fixed": {"recipe.width": 5}, "versions": {"torch": "3"}}
     text = refused(tmp_path, state(0, width=5), other)
     assert "it was written with recipe=mine, recipe.width=4; set the same again" in text
     assert "strategy" not in text
+    assert "versions" not in text
 
 
 def test_a_part_can_be_read_alone(tmp_path: Path) -> None:

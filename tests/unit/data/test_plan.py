@@ -54,3 +54,10 @@ def test_total_steps_of_a_broken_number_of_epochs() -> None:
     assert plan.total_steps(None, 2.0) == 6
     assert plan.total_steps(None, 0.5) == 2
     assert plan.total_steps(7, None) == 7
+
+
+@given(size=st.integers(1, 80), batch=st.integers(1, 30), count=st.integers(1, 40))
+def test_the_position_after_some_steps_is_known_without_making_them(size: int, batch: int, count: int) -> None:
+    plan = Plan(Order(size, 0), batch, None, 0, 1)
+    assert plan.samples_after(0) == 0
+    assert plan.samples_after(count) == list(plan.steps(0, count))[-1].samples

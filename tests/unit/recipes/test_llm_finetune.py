@@ -110,7 +110,10 @@ def test_a_base_model_without_a_chat_template_gets_a_plain_one_and_keeps_it(
     assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template == tokenizer.chat_template
 
 
-def test_what_cannot_be_is_refused_by_name(finetune: LlmFinetune, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_by_name(
+    finetune: LlmFinetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # `make run` leaves such a folder in the checkout
     assert not finetune.problems()
     assert [p.key for p in replace(finetune, model="./nowhere").problems()] == ["recipe.model"]
     assert [p.key for p in replace(finetune, model="runs/first/model").problems()] == ["recipe.model"]
@@ -178,6 +181,9 @@ def test_the_plan_of_an_adapted_model_divides_base_and_adapter_on_the_same_side(
     plan, modules = finetune.tensor_plan(smollm2), dict(smollm2.named_modules())
     assert plan is not None
     assert set(plan) <= set(modules)
+    shape = finetune.model_shape()
+    assert shape is not None
+    assert shape.sequence is any(style.startswith("sequence") for style in plan.values())
     layer = "base_model.model.model.layers.3"
     assert {name: style for name, style in plan.items() if name.startswith(f"{layer}.mlp.")} == {
         f"{layer}.mlp.gate_proj.base_layer": "colwise",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -120,6 +121,16 @@ def test_a_strategy_refuses_a_model_whose_heads_it_cannot_divide() -> None:
     (problem,) = strategy.model_problems(ModelShape(layers=2, heads=(9, 3)), 2)
     assert "9 and 3 attention heads" in problem.message
     assert problem.hint == "sizes that fit: 1, 3"
+
+
+def test_a_sequence_that_no_plan_divides_is_refused_before_launch() -> None:
+    whole = ModelShape(layers=2, heads=(4,), sequence=False)
+    plain, divided = make(Tensor, TENSOR), make(Tensor, TENSOR, sequence_parallel=True)
+    assert isinstance(plain, Divides) and isinstance(divided, Divides)
+    (problem,) = divided.model_problems(whole, 2)
+    assert (problem.key, problem.value) == ("strategy.sequence_parallel", True)
+    assert not [*plain.model_problems(whole, 2), *divided.model_problems(whole, 1)]
+    assert not divided.model_problems(replace(whole, sequence=True), 2)
 
 
 def test_axes_are_written_as_they_are_asked_for() -> None:

@@ -82,6 +82,7 @@ def test_a_filler_counts_nothing() -> None:
     assert sums["loss"].item() == pytest.approx(loss_sum.item(), rel=1e-6)
 
 
+@pytest.mark.proves("clipping", strategy="local")
 def test_update_clips_by_the_norm_of_all_gradients_together() -> None:
     engine, batches = engine_of(replace(TRAINING, clip_norm=0.01)), share(8)
     engine.forward_backward(batches, batches[0].weight)
@@ -120,6 +121,7 @@ def test_norms_and_biases_do_not_decay() -> None:
         assert decay[id(p)] == (0.1 if p.ndim >= 2 else 0.0)
 
 
+@pytest.mark.proves("EMA", strategy="local")
 def test_the_average_follows_its_definition_and_serves_evaluation() -> None:
     engine = engine_of(replace(TRAINING, ema=0.5))
     expected = {n: p.detach().clone() for n, p in engine.model.named_parameters()}
@@ -140,6 +142,7 @@ def test_the_average_follows_its_definition_and_serves_evaluation() -> None:
     assert sums["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
 
 
+@pytest.mark.proves("evaluation", strategy="local")
 def test_evaluation_is_without_dropout_and_returns_to_training() -> None:
     engine = engine_of(replace(TRAINING, task=DecoderTask(dropout=0.5)))
     batches = share(8)

@@ -107,7 +107,7 @@ def test_the_way_to_look_can_be_pasted_into_a_shell_and_holds_no_password(uri: s
     ("uri", "fine"),
     [
         *[(uri, True) for uri in ("http://h:5000", "sqlite:////tmp/x.db", "postgresql+psycopg2://h/db", "databricks")],
-        *[(uri, False) for uri in ("localhost:5000", "mlruns", "htp://h")],
+        *[(uri, False) for uri in ("localhost:5000", "mlruns", "htp://h", "file:///tmp/mlruns")],
     ],
 )
 def test_a_uri_that_mlflow_cannot_use_is_refused_before_the_start(uri: str, fine: bool) -> None:

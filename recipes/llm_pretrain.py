@@ -146,7 +146,9 @@ class LlmPretrain(Task):
         return Data(Windows(tokens, self.seq_len, 0, cut), Windows(tokens, self.seq_len, cut, windows))
 
     def example(self, samples: int) -> Batch:
-        return Windows(np.zeros(samples * self.seq_len + 1, self._kind()), self.seq_len, 0, samples).fetch(range(samples))
+        return Windows(np.zeros(samples * self.seq_len + 1, self._kind()), self.seq_len, 0, samples).fetch(
+            range(samples)
+        )
 
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
         from torch.nn.functional import cross_entropy

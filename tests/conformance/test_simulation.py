@@ -139,7 +139,10 @@ def whole_gradients(world: World, name: str) -> int:
     with engine._no_sync():
         engine._backward(share(settings, world.size)[0], 1.0)
     parts = [p for module in engine._gathering for p in module._get_fsdp_state()._fsdp_param_group.fsdp_params]
-    found = [p.unsharded_accumulated_grad if p.unsharded_accumulated_grad is not None else p.unsharded_param.grad for p in parts]
+    found = [
+        p.unsharded_accumulated_grad if p.unsharded_accumulated_grad is not None else p.unsharded_param.grad
+        for p in parts
+    ]
     return size(t for t in found if t is not None)
 
 

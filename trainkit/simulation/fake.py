@@ -45,10 +45,14 @@ def fake_storage(module: nn.Module, device: torch.device) -> None:
             setattr(owner, name, getattr(first, its_name))
 
 
-class Looked(TorchDispatchMode):
-    """Within a FakeTensorMode: what code looks at has values. What is made of real tensors only, token ids and positions,
-    is computed: a model that sees that nothing is padded leaves out the mask. And the one question that torch's pipeline
-    schedules ask of a tensor is answered: whether all stages know the shapes of what they send; ours do (_passes.py)."""
+class Looked(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within a FakeTensorMode: what code looks at has values. What is made of real tensors only, token ids and
+    positions, is computed: a model that sees that nothing is padded leaves out the mask. And the one question that
+    torch's pipeline schedules ask of a tensor is answered: whether all stages know the shapes of what they send; ours
+    do (_passes.py)."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if op is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):

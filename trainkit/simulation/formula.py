@@ -49,7 +49,7 @@ def activations(shape: ModelShape, tokens: int, precision: Precision, divided: D
 
 
 def of(training: Training, share: Sequence[Batch], divided: Divided) -> int | None:
-    """`activations` of the largest micro-batch of `share`; None where the recipe does not say what its model is like."""
+    """`activations` of the largest micro-batch of `share`; None where the recipe does not tell its model's widths."""
     shape = training.task.model_shape()
     tokens = max(batch.tokens for batch in share)
     return None if shape is None else activations(shape, tokens, training.precision, divided)

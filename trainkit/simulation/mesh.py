@@ -1,6 +1,6 @@
-"""The strategies on a mesh of ranks, simulated by their own code: this process is a rank in a fake process group, builds
-that rank's engine with fake tensors, and makes one optimizer step. So for one rank of every stage of a pipeline; how a
-parameter is divided says its DTensor, and from that follows what the other ranks have.
+"""The strategies on a mesh of ranks, simulated by their own code: this process is a rank in a fake process group,
+builds that rank's engine with fake tensors, and makes one optimizer step. So for one rank of every stage of a pipeline;
+how a parameter is divided says its DTensor, and from that follows what the other ranks have.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ class Run:
             world = MeshWorld.over(group, axes)
             fake = FakeTensorMode(allow_non_fake_inputs=True)
             engine = self._engine(world, fake)
-            names = {world.mesh.get_group(axis).group_name: axis for axis in world.mesh.mesh_dim_names or ()}
+            names: dict[str, str] = {
+                world.mesh.get_group(axis).group_name: axis for axis in world.mesh.mesh_dim_names or ()
+            }
             traffic, kept, late = Traffic(names), Kept(), Late(engine.model)
             with fake, Looked(), late.watching():
                 step(engine, self._share, traffic, kept)
@@ -192,7 +194,8 @@ class Late:
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(parameter, DTensor) and parameter.requires_grad and module in self._prefixes:
                 size = local(parameter.detach()).numel()
-                parameter.register_hook(partial(self._note, f"{self._prefixes[module]}{name}", size))
+                note = partial(self._note, f"{self._prefixes[module]}{name}", size)
+                parameter.register_hook(note)  # type: ignore[no-untyped-call]
 
     def _note(self, name: str, size: int, gradient: Tensor) -> None:
         if local(gradient.detach()).numel() > size:
@@ -223,12 +226,11 @@ def step(engine: SpmdEngine, share: Sequence[Batch], traffic: Traffic, kept: Kep
 
 def _part(parameter: Tensor, engine: SpmdEngine, late: bool) -> Part:
     state = [t for t in engine.optimizer.state.get(parameter, {}).values() if isinstance(t, Tensor)]
-    divided = isinstance(parameter, DTensor)
     return Part(
         shape=tuple(parameter.shape),
         itemsize=parameter.element_size(),
-        axes=(parameter.device_mesh.mesh_dim_names or ()) if divided else (),
-        split=tuple(parameter.placements) if divided else (),
+        axes=(parameter.device_mesh.mesh_dim_names or ()) if isinstance(parameter, DTensor) else (),
+        split=parameter.placements if isinstance(parameter, DTensor) else (),
         late=late,
         moments=sum(t.shape == parameter.shape for t in state),
         scalars=sum(t.numel() * t.element_size() for t in state if t.shape != parameter.shape),

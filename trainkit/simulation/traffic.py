@@ -8,6 +8,8 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import _resolve_process_group
+from torch.distributed.distributed_c10d import GroupName
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,13 +36,13 @@ KINDS = {
 NO_TRAFFIC = ("wait_tensor", "_wrap_tensor_autograd", "barrier")
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within, collectives are counted by kind and axis. `axes`: names of process groups by what their axis is called.
 
     Raises NotImplementedError at a collective that it does not know, which would go uncounted."""
 
     def __init__(self, axes: Mapping[str, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._axes = axes
         self._counts: Counter[tuple[str, str, int]] = Counter()
         self._bytes: Counter[tuple[str, str, int]] = Counter()
@@ -80,5 +82,5 @@ def _bytes(value: Any) -> int:
 def _group(argument: Any) -> Any:
     """The process group that an operation's argument stands for: itself, its name, or boxed."""
     if isinstance(argument, str):
-        return dist.distributed_c10d._resolve_process_group(argument)
+        return _resolve_process_group(GroupName(argument))
     return argument if isinstance(argument, dist.ProcessGroup) else dist.ProcessGroup.unbox(argument)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from math import prod
 
 Coordinates = Mapping[str, int]
 """A rank's number along each axis of the mesh."""
@@ -64,7 +65,7 @@ class Collective:
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """One rank of a simulation. `shapes`: of its parts of the parameters, by name; [] x 0 elements where it has none."""
+    """One rank of a simulation. `shapes`: of its parts of the parameters, by name, with a 0 where it has none."""
 
     number: int
     coordinates: Coordinates
@@ -92,17 +93,14 @@ class Simulation:
 
     @property
     def ranks(self) -> int:
-        count = 1
-        for size in self.axes.values():
-            count *= size
-        return count
+        return prod(self.axes.values())
 
     def coordinates(self, number: int) -> Coordinates:
         """Raises ValueError where there is no such rank."""
         if not 0 <= number < self.ranks:
             raise ValueError(f"there are ranks 0 to {self.ranks - 1}, and no {number}")
         found = {}
-        for axis, size in reversed(self.axes.items()):
+        for axis, size in reversed(list(self.axes.items())):
             number, found[axis] = divmod(number, size)
         return dict(reversed(found.items()))
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import _compute_bucket_assignment_by_size
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainkit.protocols import Batch, Training
@@ -53,7 +53,7 @@ def alone(training: Training, share: Sequence[Batch]) -> Alone:
         fake_storage(model, torch.device("cpu"))
         engine = SpmdEngine(replace(training, compile=False), model, model, Solo(device=torch.device("cpu")))
         for parameter in engine.parameters:
-            parameter.register_post_accumulate_grad_hook(lambda p: ready.setdefault(p))
+            parameter.register_post_accumulate_grad_hook(lambda p: ready.setdefault(p))  # type: ignore[no-untyped-call]
         with Looked():
             step(engine, share, Traffic({}), kept)
     return Alone(engine=engine, ready=list(ready), kept=kept)
@@ -67,7 +67,9 @@ def simulate(training: Training, ranks: int, share: Sequence[Batch], bucket_cap_
         weights=size(found.engine.model.parameters()),
         gradients=trained,
         accumulated=0,
-        moments=sum(size(t for t in s.values() if isinstance(t, Tensor)) for s in found.engine.optimizer.state.values()),
+        moments=sum(
+            size(t for t in s.values() if isinstance(t, Tensor)) for s in found.engine.optimizer.state.values()
+        ),
         average=trained if training.ema else 0,
         activations=found.kept.activations,
         copies=found.kept.copies,
@@ -102,7 +104,7 @@ def simulation(
 def exchanged(found: Alone, ranks: int, bucket_cap_mb: float) -> tuple[Collective, ...]:
     """What DistributedDataParallel sends in a step, from the third on: before, it learns the order and sorts anew."""
     limit = [int(bucket_cap_mb * 2**20)]
-    buckets, _ = dist._compute_bucket_assignment_by_size([_meta(p) for p in found.ready], limit)
+    buckets, _ = _compute_bucket_assignment_by_size([_meta(p) for p in found.ready], limit)
     reduced = Collective(
         kind="all_reduce", axis=AXIS, ranks=ranks, count=len(buckets), payload=size(found.engine.parameters)
     )

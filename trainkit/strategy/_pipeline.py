@@ -59,7 +59,9 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     model = task_model(training, world)
     found, parts = cut(training.task, model, world, staging)
     prove(model, found, parts)
-    return PipelineEngine(training, line_up(training, model, world, (found, parts), sharding, splitting, staging), world)
+    return PipelineEngine(
+        training, line_up(training, model, world, (found, parts), sharding, splitting, staging), world
+    )
 
 
 def cut(task: Task, model: nn.Module, world: MeshWorld, staging: Staging) -> tuple[Sections, Parts]:

@@ -37,7 +37,13 @@ CELLS = [
         for cell in [
             *(("ddp", 4), ("fsdp", 2), ("fsdp-replicas", 4), ("fsdp-kept", 2), ("tensor", 2), ("tensor", 4)),
             *(("tensor-sequence", 2), ("tensor-loss", 4), ("mesh-replicas-tensor", 4), ("mesh-pipeline-tensor", 4)),
-            *(("pipeline", 2), ("pipeline-interleaved", 2), ("pipeline-zero", 2), ("pipeline-shard", 4)),
+            *(
+                ("pipeline", 2),
+                ("pipeline", 4),
+                ("pipeline-interleaved", 2),
+                ("pipeline-zero", 2),
+                ("pipeline-shard", 4),
+            ),
         ]
     ),
 ]

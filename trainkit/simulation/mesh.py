@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 
 import torch
@@ -24,7 +24,7 @@ from trainkit.simulation import formula
 from trainkit.simulation.fake import Looked, fake_rank, fake_storage
 from trainkit.simulation.saved import Kept
 from trainkit.simulation.traffic import Traffic
-from trainkit.simulation.values import Collective, Coordinates, Memory, Simulation
+from trainkit.simulation.values import Collective, Coordinates, Figures, Memory, Shape, Simulation
 from trainkit.strategy import _mesh_engine, _pipeline
 from trainkit.strategy._axes import Axes
 from trainkit.strategy._mesh import DATA, MeshWorld
@@ -33,8 +33,6 @@ from trainkit.strategy._meshed import Meshed
 from trainkit.strategy._norm import local
 from trainkit.strategy._pipeline import PipelineEngine
 from trainkit.strategy._spmd import SpmdEngine
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +56,8 @@ class Part:
         """The shape of what the rank at `place` has of it, with as many ranks along the axes as `sizes` says."""
         if not self.axes:
             return self.shape
-        where = [sizes[axis] for axis in self.axes], [place[axis] for axis in self.axes]
-        return tuple(_compute_local_shape_and_global_offset(self.shape, *where, self.split, skip_offset=True)[0])
+        counts, numbers = (tuple(found[axis] for axis in self.axes) for found in (sizes, place))
+        return _at(self.shape, counts, numbers, self.split)
 
     def bytes(self, place: Coordinates, sizes: Mapping[str, int], whole: Sequence[str] = ()) -> int:
         """Of what the rank at `place` has of it; `whole`: axes that do not divide it."""
@@ -69,6 +67,11 @@ class Part:
     def gradient(self, place: Coordinates, sizes: Mapping[str, int], whole: Sequence[str]) -> int:
         """Bytes of its gradient as backward leaves it."""
         return self.bytes(place, sizes, (*whole, "tensor") if self.late else whole)
+
+
+@lru_cache(maxsize=2**16)  # layers are alike, and torch cuts a tensor in pieces to answer
+def _at(shape: Shape, sizes: Shape, place: Shape, split: tuple[Placement, ...]) -> Shape:
+    return tuple(_compute_local_shape_and_global_offset(shape, list(sizes), list(place), split, skip_offset=True)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,15 @@ class Run:
         self._training, self._strategy, self._axes, self._share = training, strategy, axes, share
         self._sizes = axes.sizes()
         self._made: dict[tuple[int, int], Step] = {}
+        self._found: dict[tuple[int, int, int], Figures] = {}
 
-    def rank_at(self, place: Coordinates) -> tuple[Mapping[str, Shape], Memory, tuple[Collective, ...]]:
+    def rank_at(self, place: Coordinates) -> Figures:
+        key = place["pipeline"], place["shard"], place["tensor"]  # replicas have the same
+        if key not in self._found:
+            self._found[key] = self._figures(place)
+        return self._found[key]
+
+    def _figures(self, place: Coordinates) -> Figures:
         sizes, step = self._sizes, self.step(place["pipeline"], place["tensor"])
         trained = [part for part in step.parts.values() if part.moments]
         divided = sum(part.bytes(place, sizes) for part in trained)
@@ -125,15 +135,15 @@ class Run:
 
     def step(self, pipeline: int, tensor: int) -> Step:
         """Of a rank with these coordinates. Tensor ranks whose parts are as large as the first one's do as it does."""
-        first = self._made.get((pipeline, 0))
-        if first is None:
-            first = self._made[pipeline, 0] = self._make(pipeline, 0)
-        start, place = dict.fromkeys(self._sizes, 0), dict.fromkeys(self._sizes, 0) | {"tensor": tensor}
-        if all(part.at(place, self._sizes) == part.at(start, self._sizes) for part in first.parts.values()):
-            return first
         if (pipeline, tensor) not in self._made:
-            self._made[pipeline, tensor] = self._make(pipeline, tensor)
+            alike = tensor > 0 and self._alike(self.step(pipeline, 0), tensor)
+            self._made[pipeline, tensor] = self.step(pipeline, 0) if alike else self._make(pipeline, tensor)
         return self._made[pipeline, tensor]
+
+    def _alike(self, first: Step, tensor: int) -> bool:
+        start = dict.fromkeys(self._sizes, 0)
+        place = start | {"tensor": tensor}
+        return all(part.at(place, self._sizes) == part.at(start, self._sizes) for part in first.parts.values())
 
     def _make(self, pipeline: int, tensor: int) -> Step:
         """By the last of the ranks with these coordinates: rank 0 is the one that speaks to the user."""

@@ -63,13 +63,18 @@ class Collective:
         return passes * self.payload * (self.ranks - 1) // self.ranks
 
 
+Shape = tuple[int, ...]
+Figures = tuple[Mapping[str, Shape], Memory, tuple[Collective, ...]]
+"""The shapes of a rank's parts of the parameters, its memory and its collectives."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rank:
     """One rank of a simulation. `shapes`: of its parts of the parameters, by name, with a 0 where it has none."""
 
     number: int
     coordinates: Coordinates
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, Shape]
     memory: Memory
     collectives: tuple[Collective, ...]
 
@@ -89,7 +94,7 @@ class Simulation:
     parameters: int
     micro_batches: int
     formula: int | None
-    rank_at: Callable[[Coordinates], tuple[Mapping[str, tuple[int, ...]], Memory, tuple[Collective, ...]]]
+    rank_at: Callable[[Coordinates], Figures]
 
     @property
     def ranks(self) -> int:

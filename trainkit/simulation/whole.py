@@ -21,7 +21,7 @@ from trainkit.simulation.fake import Looked, fake_storage
 from trainkit.simulation.mesh import step
 from trainkit.simulation.saved import Kept
 from trainkit.simulation.traffic import Traffic
-from trainkit.simulation.values import Collective, Coordinates, Memory, Simulation
+from trainkit.simulation.values import Collective, Coordinates, Figures, Memory, Shape, Simulation
 from trainkit.strategy._spmd import SpmdEngine, recompute
 from trainkit.strategy._world import Solo
 
@@ -37,7 +37,7 @@ class Alone:
     kept: Kept
 
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    def shapes(self) -> Mapping[str, Shape]:
         return {name: tuple(p.shape) for name, p in self.engine.model.named_parameters()}
 
 
@@ -89,7 +89,7 @@ def simulation(
     """All ranks alike."""
     shapes = found.shapes
 
-    def rank_at(place: Coordinates) -> tuple[Mapping[str, tuple[int, ...]], Memory, tuple[Collective, ...]]:
+    def rank_at(place: Coordinates) -> Figures:
         return shapes, memory, collectives
 
     return Simulation(

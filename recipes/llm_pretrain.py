@@ -20,8 +20,8 @@ from annotated_types import Ge, Gt, Lt
 from recipes import _corpus, _hf
 from trainkit.cache import cache_folder, made_once
 from trainkit.errors import ConfigError, Problem
-from trainkit.parts import Parts
-from trainkit.protocols import Batch, Data, ModelShape, Say, Task, Widths
+from trainkit.parts import Parts, Widths
+from trainkit.protocols import Batch, Data, ModelShape, Say, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,4 +1,5 @@
-"""What a recipe tells of its model so that a strategy can cut it into stages. torch is imported for its types only."""
+"""What a recipe tells of its model so that a strategy can cut it into stages, and so that its activations can be
+estimated. torch is imported for its types only."""
 
 from __future__ import annotations
 
@@ -29,3 +30,14 @@ class Parts:
     shape: Callable[[Mapping[str, Tensor]], Sequence[int]]
     forward: Callable[[nn.Module, Tensor | None, Mapping[str, Tensor], bool], Any]
     example: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """Channels of a decoder: between its layers, inside their feed-forward part, which may be gated, and of its
+    logits."""
+
+    model: int
+    inner: int
+    gated: bool
+    vocabulary: int

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from trainkit.parts import Parts
+    from trainkit.parts import Parts, Widths
 
 Say = Callable[[str], None]
 """Prints one line of progress where the person at the terminal sees it."""
@@ -90,17 +90,6 @@ class Data:
 
 
 # ---------------------------------------------------------------------------------------------- task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Widths:
-    """Channels of a decoder: between its layers, inside their feed-forward part, which may be gated, and of its
-    logits."""
-
-    model: int
-    inner: int
-    gated: bool
-    vocabulary: int
 
 
 @dataclass(frozen=True, kw_only=True)

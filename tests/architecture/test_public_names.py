@@ -21,7 +21,7 @@ def test_the_package() -> None:
 
 def test_the_seams() -> None:
     assert defined(protocols) == {
-        *("Batch", "Source", "Data", "ModelShape", "Widths", "Task"),
+        *("Batch", "Source", "Data", "ModelShape", "Task"),
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
         *("Cluster", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
     }

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainkit.parts import Parts
-from trainkit.protocols import Batch, Data, ModelShape, Task, Widths
+from trainkit.parts import Parts, Widths
+from trainkit.protocols import Batch, Data, ModelShape, Task
 
 VOCAB, LENGTH, HEADS = 61, 12, 4
 

@@ -40,14 +40,16 @@ class Part:
     """A parameter as the ranks of a stage divide it.
 
     split    how, along each of the axes named in `axes`
-    late     its gradient comes whole on each rank of the tensor axis, and is divided after that: an embedding's
-    moments  how many tensors of its shape the optimizer keeps, 0 where it is frozen; `scalars`: bytes of the others
+    trained  whether it has a gradient
+    late     which comes whole on each rank of the tensor axis, and is divided after that: an embedding's
+    moments  how many tensors of its shape the optimizer keeps; `scalars`: bytes of the others
     """
 
     shape: Shape
     itemsize: int
     axes: tuple[str, ...]
     split: tuple[Placement, ...]
+    trained: bool
     late: bool
     moments: int
     scalars: int
@@ -114,7 +116,7 @@ class Run:
 
     def _figures(self, place: Coordinates) -> Figures:
         sizes, step = self._sizes, self.step(place["pipeline"], place["tensor"])
-        trained = [part for part in step.parts.values() if part.moments]
+        trained = [part for part in step.parts.values() if part.trained]
         divided = sum(part.bytes(place, sizes) for part in trained)
         gathering = self._axes.data > 1
         memory = Memory(
@@ -241,6 +243,7 @@ def _part(parameter: Tensor, engine: SpmdEngine, late: bool) -> Part:
         itemsize=parameter.element_size(),
         axes=(parameter.device_mesh.mesh_dim_names or ()) if isinstance(parameter, DTensor) else (),
         split=parameter.placements if isinstance(parameter, DTensor) else (),
+        trained=parameter.requires_grad,
         late=late,
         moments=sum(t.shape == parameter.shape for t in state),
         scalars=sum(t.numel() * t.element_size() for t in state if t.shape != parameter.shape),

@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainkit.protocols import Task
 from trainkit.strategy._mesh import forget_layouts
-from trainkit.strategy._tensor import tied
+from trainkit.strategy._tensor import staying_tied
 from trainkit.strategy._world import Group
 
 
@@ -35,14 +36,22 @@ def fake_rank(rank: int, size: int) -> Iterator[Group]:
         forget_layouts()
 
 
+def shapes_of(task: Task) -> nn.Module:
+    """The task's model in training mode without values, on torch's meta device."""
+    try:
+        with torch.device("meta"):
+            return task.build_model().train()
+    except RuntimeError:  # its weights are read from files, onto which transformers' from_pretrained insists
+        model = task.build_model().train()
+        with staying_tied(model):
+            model.to("meta")
+        return model
+
+
 def fake_storage(module: nn.Module, device: torch.device) -> None:
-    """Give `module`, on torch's meta device, fake tensors on `device`. Call in a FakeTensorMode. Tied parameters stay
-    tied."""
-    shared = tied(module)
-    module.to_empty(device=device)
-    for (first, its_name), *others in shared:
-        for owner, name in others:
-            setattr(owner, name, getattr(first, its_name))
+    """Give `module`, on torch's meta device, fake tensors on `device`. Call in a FakeTensorMode."""
+    with staying_tied(module):
+        module.to_empty(device=device)
 
 
 class Looked(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
 
-import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
@@ -21,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from trainkit.protocols import Batch, Training
 from trainkit.simulation import formula
-from trainkit.simulation.fake import Looked, fake_rank, fake_storage
+from trainkit.simulation.fake import Looked, fake_rank, fake_storage, shapes_of
 from trainkit.simulation.saved import Kept
 from trainkit.simulation.traffic import Traffic
 from trainkit.simulation.values import Collective, Coordinates, Figures, Memory, Shape, Simulation
@@ -172,8 +171,7 @@ class Run:
         """The strategy's engine, but for the comparisons between ranks and with the whole model."""
         training, strategy = self._training, self._strategy
         sharding, splitting, staging = strategy.sharding(), strategy.splitting(), strategy.staging()
-        with torch.device("meta"):
-            model = training.task.build_model().train()
+        model = shapes_of(training.task)
         if world.axes.pipeline == 1:
             made = _mesh_engine.make_part(training, model, world, sharding, splitting)
             with fake:

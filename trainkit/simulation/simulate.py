@@ -13,11 +13,15 @@ from trainkit.simulation.values import Simulation
 
 
 def simulate(settings: Settings, ranks: int) -> Simulation:
-    """One optimizer step of `settings` on `ranks` ranks, none of which is there: shapes, memory by kind and collectives
-    of any of them. Nothing is allocated and nothing is sent. Not to be called in a rank of a real run.
+    """One optimizer step of `settings` on `ranks` ranks, none of which is there. `rank(number)` of what is returned has
+    the shapes of that rank's parts of the parameters, its memory by kind in bytes, and the collectives that it starts
+    per step, with bytes. Tensors have no values, and nothing is sent; torch's random state is not kept.
 
-    Where the recipe has no `example` of its own, its data has to be prepared. Raises ConfigError where the ranks do not
-    fit, the model does not divide, or the strategy cannot be simulated.
+    A rank's step is made when the rank is asked for, once for all ranks that differ along the data axes only. Where the
+    recipe has no `example` of its own, its data has to be prepared.
+
+    Raises ConfigError where the ranks do not fit, the model does not divide, or the strategy cannot be simulated, and
+    RuntimeError in a process that is a rank of a real run.
     """
     return _by_strategy(settings, ranks, share(settings, ranks))
 

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainkit.protocols import Batch, Training
 from trainkit.simulation import formula
-from trainkit.simulation.fake import Looked, fake_storage
+from trainkit.simulation.fake import Looked, fake_storage, shapes_of
 from trainkit.simulation.mesh import step
 from trainkit.simulation.saved import Kept
 from trainkit.simulation.traffic import Traffic
@@ -43,8 +43,7 @@ class Alone:
 
 def alone(training: Training, share: Sequence[Batch]) -> Alone:
     """One process that makes a step with the micro-batches `share`."""
-    with torch.device("meta"):
-        model = training.task.build_model().train()
+    model = shapes_of(training.task)
     if training.activation_checkpointing:
         recompute(training.task.blocks(model))
     fake = FakeTensorMode(allow_non_fake_inputs=True)

@@ -11,13 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from tests.conformance.cells import STRATEGIES
+from tests.conformance.decoder import Decoder, DecoderTask
 from tests.conformance.settings import make
-from tests.conformance.test_frameworks import TiedFrozen
 from trainkit.canonical import trainable
 from trainkit.data.order import Order
 from trainkit.data.plan import Plan
 from trainkit.protocols import Batch
 from trainkit.settings import Settings
+
+
+class TiedFrozen(DecoderTask):
+    """One parameter in two places, and a block that is not trained."""
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        if isinstance(model, Decoder):
+            model.head.weight = model.tokens.weight
+            model.layers[0].requires_grad_(False)
+        return model
+
 
 STEPS, SAVED = 8, 5
 OPTIONS: dict[str, Any] = {"steps": STEPS, "task": TiedFrozen()}

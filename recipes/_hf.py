@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.canonical import wildcard
 from trainkit.errors import Problem, TrainkitError
-from trainkit.parts import Parts
-from trainkit.protocols import Batch, ModelShape, Say
+from trainkit.parts import ModelShape, Parts
+from trainkit.protocols import Batch, Say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

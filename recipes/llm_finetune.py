@@ -19,8 +19,8 @@ from annotated_types import Ge, Gt, Lt
 from recipes import _chat, _hf, _smollm2
 from recipes._packing import Packed, prove_apart
 from trainkit.errors import ConfigError, Problem
-from trainkit.parts import Parts
-from trainkit.protocols import Data, ModelShape, Say, Task
+from trainkit.parts import ModelShape, Parts
+from trainkit.protocols import Data, Say, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

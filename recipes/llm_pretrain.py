@@ -20,8 +20,8 @@ from annotated_types import Ge, Gt, Lt
 from recipes import _corpus, _hf
 from trainkit.cache import cache_folder, made_once
 from trainkit.errors import ConfigError, Problem
-from trainkit.parts import Parts
-from trainkit.protocols import Batch, Data, ModelShape, Say, Task
+from trainkit.parts import ModelShape, Parts, Widths
+from trainkit.protocols import Batch, Data, Say, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +30,7 @@ END = "<|endoftext|>"
 T = TypeVar("T")
 
 # width, layers, heads, key/value heads, feed-forward width. From 1b on the shapes are those of published Llama models
-# (TinyLlama 1.1B; Llama 3.2 3B, Meta 2024; Llama 2 7B, arXiv:2307.09288); the smaller ones follow GPT-2's.
+# (TinyLlama 1.1B; Llama 3.2 3B, Meta 2024; Llama 2 7B and 70B, arXiv:2307.09288); the smaller ones follow GPT-2's.
 SIZES: dict[str, tuple[int, int, int, int, int]] = {
     "tiny": (128, 4, 4, 2, 384),
     "30m": (384, 8, 6, 6, 1024),
@@ -39,6 +39,7 @@ SIZES: dict[str, tuple[int, int, int, int, int]] = {
     "1b": (2048, 22, 32, 4, 5632),
     "3b": (3072, 28, 24, 8, 8192),
     "7b": (4096, 32, 32, 32, 11008),
+    "70b": (8192, 80, 64, 8, 28672),
 }
 
 
@@ -144,6 +145,11 @@ class LlmPretrain(Task):
         cut = windows - max(1, round(windows * self.heldout))
         return Data(Windows(tokens, self.seq_len, 0, cut), Windows(tokens, self.seq_len, cut, windows))
 
+    def example(self, samples: int) -> Batch:
+        return Windows(np.zeros(samples * self.seq_len + 1, self._kind()), self.seq_len, 0, samples).fetch(
+            range(samples)
+        )
+
     def loss(self, output: Any, targets: Mapping[str, Tensor]) -> Tensor:
         from torch.nn.functional import cross_entropy
 
@@ -152,8 +158,9 @@ class LlmPretrain(Task):
     def model_shape(self) -> ModelShape | None:
         if self.size not in SIZES:
             return None
-        _, layers, heads, kv_heads, _ = self.shape()
-        return ModelShape(layers=layers, heads=(heads, kv_heads), sequence_length=self.seq_len)
+        width, layers, heads, kv_heads, inner = self.shape()
+        widths = Widths(model=width, inner=inner, gated=True, vocabulary=self.vocab)
+        return ModelShape(layers=layers, heads=(heads, kv_heads), sequence_length=self.seq_len, widths=widths)
 
     def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
         return _hf.sequence_part(batch, part, parts)

@@ -1,4 +1,5 @@
-"""What a recipe tells of its model so that a strategy can cut it into stages. torch is imported for its types only."""
+"""What a recipe tells of its model so that a strategy can cut it into stages, and so that its activations can be
+estimated. torch is imported for its types only."""
 
 from __future__ import annotations
 
@@ -29,3 +30,32 @@ class Parts:
     shape: Callable[[Mapping[str, Tensor]], Sequence[int]]
     forward: Callable[[nn.Module, Tensor | None, Mapping[str, Tensor], bool], Any]
     example: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """Channels of a decoder: between its layers, inside their feed-forward part, which may be gated, and of its
+    logits."""
+
+    model: int
+    inner: int
+    gated: bool
+    vocabulary: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What is known of a model before it is built.
+
+    layers             how many repeated layers there are, which is what Task.blocks gives
+    heads              the numbers of attention heads: of queries, and of keys and values where they have fewer
+    sequence_length    how many elements every sample's sequence has, where Task.sequence_part divides it
+    sequence_parallel  whether its tensor plan may say where the sequence is divided
+    widths             for an estimate of its activations (docs/simulation.md)
+    """
+
+    layers: int
+    heads: tuple[int, ...]
+    sequence_length: int | None = None
+    sequence_parallel: bool = True
+    widths: Widths | None = None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from trainkit.errors import Problem
-from trainkit.protocols import Cluster, ModelShape
+from trainkit.parts import ModelShape
+from trainkit.protocols import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)

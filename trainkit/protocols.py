@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from trainkit.parts import Parts
+    from trainkit.parts import ModelShape, Parts
 
 Say = Callable[[str], None]
 """Prints one line of progress where the person at the terminal sees it."""
@@ -92,22 +92,6 @@ class Data:
 # ---------------------------------------------------------------------------------------------- task
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """What is known of a model before it is built.
-
-    layers             how many repeated layers there are, which is what Task.blocks gives
-    heads              the numbers of attention heads: of queries, and of keys and values where they have fewer
-    sequence_length    how many elements every sample's sequence has, where Task.sequence_part divides it
-    sequence_parallel  whether its tensor plan may say where the sequence is divided
-    """
-
-    layers: int
-    heads: tuple[int, ...]
-    sequence_length: int | None = None
-    sequence_parallel: bool = True
-
-
 class Task(ABC):
     """What is trained. A recipe is a frozen dataclass that derives from this and fills in three methods.
 
@@ -139,6 +123,11 @@ class Task(ABC):
 
     def prepare(self, say: Say) -> None:  # noqa: B027  # a default, not a forgotten abstract method
         """Slow work done once per machine before build_data() and build_model(): downloads, conversions, tokenising."""
+
+    def example(self, samples: int) -> Batch:
+        """A micro-batch of that many samples, of which only the shapes count: for a run that is simulated. By default
+        from the data, which has to be prepared."""
+        return self.build_data().train.fetch(range(samples))
 
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
         """The repeated layers of `model`: the unit of activation checkpointing and of sharding.

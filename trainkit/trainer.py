@@ -83,6 +83,7 @@ class Trainer:
     def fit(self) -> Outcome:
         """Train from the newest good checkpoint, or from the start, to the last step or until asked to stop."""
         self.resume()
+        self.lifeline.beat(self.progress.step, "starting")
         self.log = MetricLog(self.folder.metrics, self.world)
         self.ledger = Ledger(self.folder, self.store.attempt, self.world) if self.settings.data.ledger else None
         self.event("start", step=self.progress.step, total_steps=self.total, **self.describe())

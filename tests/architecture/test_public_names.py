@@ -21,7 +21,7 @@ def test_the_package() -> None:
 
 def test_the_seams() -> None:
     assert defined(protocols) == {
-        *("Batch", "Source", "Data", "ModelShape", "Task"),
+        *("Batch", "Source", "Data", "Task"),
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
         *("Cluster", "Ranks", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
     }
@@ -37,7 +37,7 @@ def test_what_a_recipe_fills_in() -> None:
     methods = {n for n, v in vars(protocols.Task).items() if callable(v) and not n.startswith("_")}
     assert methods == {
         *("build_model", "build_data", "loss", "metrics", "problems", "prepare", "blocks", "sample", "export"),
-        *("model_shape", "tensor_plan", "sequence_part", "pipeline"),
+        *("model_shape", "tensor_plan", "sequence_part", "pipeline", "example"),
     }
 
 

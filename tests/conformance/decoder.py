@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainkit.parts import Parts
-from trainkit.protocols import Batch, Data, ModelShape, Task
+from trainkit.parts import ModelShape, Parts, Widths
+from trainkit.protocols import Batch, Data, Task
 
 VOCAB, LENGTH, HEADS = 61, 12, 4
 
@@ -87,7 +87,8 @@ class DecoderTask(Task):
         return Data(Copies(self.samples, 1), Copies(self.heldout, 2) if self.heldout else None)
 
     def model_shape(self) -> ModelShape:
-        return ModelShape(layers=self.layers, heads=(HEADS,), sequence_length=LENGTH)
+        widths = Widths(model=self.width, inner=4 * self.width, gated=False, vocabulary=VOCAB)
+        return ModelShape(layers=self.layers, heads=(HEADS,), sequence_length=LENGTH, widths=widths)
 
     def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
         here = slice(part * LENGTH // parts, (part + 1) * LENGTH // parts)

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from recipes import _hf
 from tests.conformance.decoder import LENGTH, VOCAB, Copies
-from trainkit.parts import Parts
-from trainkit.protocols import Batch, Data, ModelShape, Task
+from trainkit.parts import ModelShape, Parts
+from trainkit.protocols import Batch, Data, Task
 
 
 @dataclass(frozen=True, kw_only=True)

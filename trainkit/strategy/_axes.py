@@ -17,7 +17,7 @@ from math import gcd, prod
 from typing import Literal
 
 from trainkit.errors import Problem
-from trainkit.protocols import ModelShape
+from trainkit.parts import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True)

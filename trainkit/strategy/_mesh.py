@@ -85,15 +85,19 @@ class MeshWorld(Group):
         return value
 
     def close(self) -> None:
-        """DTensor remembers how it laid operations out, with the mesh it did so for; a later mesh of the same shape in
-        this process is taken for that one, whose process groups are gone."""
         super().close()
-        _clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
-        _gen_transform_infos.cache_clear()
+        forget_layouts()
 
     def data_mesh(self) -> DeviceMesh:
         """What fully_shard takes: (shard,), or (replicas, shard)."""
         return self.mesh[DATA] if self.axes.replicas > 1 else self.mesh["shard"]
+
+
+def forget_layouts() -> None:
+    """DTensor remembers how it laid operations out, with the mesh it did so for; a later mesh of the same shape in this
+    process is taken for that one, whose process groups are gone."""
+    _clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
+    _gen_transform_infos.cache_clear()
 
 
 def _neighbours(group: Group, axes: Axes) -> DeviceMesh:

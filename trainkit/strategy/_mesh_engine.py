@@ -31,6 +31,13 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     if not isinstance(world, MeshWorld):
         raise TypeError(f"a mesh is needed, not {type(world).__name__}")
     model = task_model(training, world)
+    return MeshEngine(training, model, world, *make_part(training, model, world, sharding, splitting))
+
+
+def make_part(
+    training: Training, model: nn.Module, world: MeshWorld, sharding: Sharding, splitting: Splitting
+) -> tuple[Options, Modes]:
+    """Make `model`, whole, this rank's part of it. Raises ConfigError where it does not divide."""
     plan = refusing_plan(training.task, model, world, splitting)
     refuse_sequences(training.task, world)
     options = Options(
@@ -40,8 +47,7 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
         activation_checkpointing=training.activation_checkpointing,
         compile=training.compile,
     )
-    modes = parallelize(model, training.task.blocks(model), world, options)
-    return MeshEngine(training, model, world, options, modes)
+    return options, parallelize(model, training.task.blocks(model), world, options)
 
 
 def refusing_plan(task: Task, model: nn.Module, world: MeshWorld, splitting: Splitting) -> Plan | None:

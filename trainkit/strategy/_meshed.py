@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from trainkit.errors import Problem
+from trainkit.parts import ModelShape
 from trainkit.preflight import Claim
-from trainkit.protocols import Cluster, Engine, ModelShape, Precision, Training, World
+from trainkit.protocols import Cluster, Engine, Precision, Training, World
 from trainkit.strategy._axes import Axes
 from trainkit.strategy._data_parallel import DIVIDED
 

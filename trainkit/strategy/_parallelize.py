@@ -53,9 +53,14 @@ def parallelize(module: nn.Module, blocks: Sequence[nn.Module], world: MeshWorld
         recompute(blocks)
     if world.data_mesh().size() > 1 or options.sharding.cpu_offload:
         shard(module, blocks, world, options)
-    if not options.sharding.cpu_offload:
+    if not options.sharding.cpu_offload and not without_storage(module):
         module.to(world.device)  # what no step above has moved
     return modes
+
+
+def without_storage(module: nn.Module) -> bool:
+    """Whether `module` has shapes only: on torch's meta device, where it is simulated."""
+    return any(p.is_meta for p in module.parameters())
 
 
 def compile_each(parts: Sequence[nn.Module], same_shapes: bool) -> None:

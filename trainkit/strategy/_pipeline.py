@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainkit.canonical import trainable, wildcard
+from trainkit.parts import Parts
 from trainkit.protocols import Batch, Engine, Task, Training, World
 from trainkit.strategy._context import draw_apart
 from trainkit.strategy._mesh import MeshWorld
@@ -57,11 +58,33 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
     if not isinstance(world, MeshWorld):
         raise TypeError(f"a mesh is needed, not {type(world).__name__}")
     model = task_model(training, world)
-    plan = refusing_plan(training.task, model, world, splitting)
-    ranks, virtual = world.axes.pipeline, staging.virtual_stages
-    found, parts = sections(training.task, model, ranks * virtual, staging.cut)
-    all_train(model, found, ranks)
+    found, parts = cut(training.task, model, world, staging)
     prove(model, found, parts)
+    return PipelineEngine(
+        training, line_up(training, model, world, (found, parts), sharding, splitting, staging), world
+    )
+
+
+def cut(task: Task, model: nn.Module, world: MeshWorld, staging: Staging) -> tuple[Sections, Parts]:
+    """Where `model` is cut. Raises ConfigError where it does not fit."""
+    ranks = world.axes.pipeline
+    found, parts = sections(task, model, ranks * staging.virtual_stages, staging.cut)
+    all_train(model, found, ranks)
+    return found, parts
+
+
+def line_up(
+    training: Training,
+    model: nn.Module,
+    world: MeshWorld,
+    pieces: tuple[Sections, Parts],
+    sharding: Sharding,
+    splitting: Splitting,
+    staging: Staging,
+) -> Line:
+    """What this rank has of `model`, whole, cut into `pieces`. Raises ConfigError where a stage does not divide."""
+    found, parts = pieces
+    plan = refusing_plan(training.task, model, world, splitting)
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=training.precision == "bf16")
     parts = replace(parts, first=(), last=())  # else what other stages have would stay in memory
     feed = Feed(training.task, parts, world.device, autocast)
@@ -76,7 +99,7 @@ def build(training: Training, world: World, sharding: Sharding, splitting: Split
         )
         blocks = found.blocks[found.bounds[number] : found.bounds[number + 1]]
         parallelize(stage, [stage.model.get_submodule(name) for name in blocks], world, options)
-    return PipelineEngine(training, line, world)
+    return line
 
 
 def _line(model: nn.Module, found: Sections, feed: Feed, staging: Staging, world: MeshWorld) -> Line:

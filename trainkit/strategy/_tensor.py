@@ -7,7 +7,8 @@ number: style}, where a style is one of torch's ParallelStyle objects or a name 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +46,13 @@ def divide(module: nn.Module, mesh: DeviceMesh, plan: Plan, sequence_parallel: b
     """Divide `module`, whole and equal on all ranks of the one-axis `mesh`, by `plan`. Names without a module are
     passed over: they may be in another stage. Tied parameters stay tied."""
     modes = Modes()
-    tied = _tied(module)
-    for name, part in list(module.named_modules()):
-        style = plan.get(name, plan.get(wildcard(name)))
-        if isinstance(style, ParallelStyle):
-            _apply(part, mesh, style)
-        elif style is not None and (sequence_parallel or not style.startswith("sequence")):
-            STYLES[style](part, mesh, modes)
-    for places in tied:
-        (first, its_name), *others = places
-        for owner, name in others:
-            setattr(owner, name, getattr(first, its_name))
+    with staying_tied(module):
+        for name, part in list(module.named_modules()):
+            style = plan.get(name, plan.get(wildcard(name)))
+            if isinstance(style, ParallelStyle):
+                _apply(part, mesh, style)
+            elif style is not None and (sequence_parallel or not style.startswith("sequence")):
+                STYLES[style](part, mesh, modes)
     return modes
 
 
@@ -91,6 +88,16 @@ def _divided(part: nn.Module, style: Any) -> tuple[int, int]:
     if not isinstance(part, nn.Linear):
         return 0, 0
     return part.out_features if style == "colwise" else 0, part.in_features if style == "rowwise" else 0
+
+
+@contextmanager
+def staying_tied(module: nn.Module) -> Iterator[None]:
+    """Behind it, what was one parameter in several places of `module` is so again."""
+    shared = _tied(module)
+    yield
+    for (first, its_name), *others in shared:
+        for owner, name in others:
+            setattr(owner, name, getattr(first, its_name))
 
 
 def _tied(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:

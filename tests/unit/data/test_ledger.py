@@ -34,7 +34,7 @@ def test_the_ranks_ledgers_together_are_the_steps_samples(seats: tuple[int, ...]
         world = Seat(device=torch.device("cpu"), rank=rank, dp_rank=seat, dp_size=replicas, seats=seats)
         ledger = Ledger(folder, 2, world)
         for number, step in enumerate(Plan(order, 5, 1, seat, replicas).steps(0, 4), 1):
-            ledger.write(number, step)
+            ledger.write(number, step, skipped=False)
     files = sorted((tmp_path / "ledger/attempt_2").iterdir())
     assert [file.name for file in files] == [f"rank_{seats.index(seat)}.jsonl" for seat in range(replicas)]
     trained: dict[int, list[int]] = {}

@@ -33,6 +33,7 @@ import torch
 from torch import nn
 
 from trainkit import Batch, Data, Task
+from trainkit.data.order import Order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Mine(Task):
 
 
 MODELS = []
+POSITION = {int(i): position for position, i in enumerate(Order(4000, 0).ids(0, 4000))}
 
 
 class Numbers:
@@ -62,7 +64,8 @@ class Numbers:
 
     def fetch(self, ids):
         self.fetched += len(ids) < 3  # three are the handshake's
-        if self.fetched == 3 and os.environ["RANK"] == "1":
+        step = 0 if len(ids) > 2 else POSITION[ids[0]] // 2 + 1
+        if step == 3 and os.environ["RANK"] == "1":
             if self.fault == "killed":
                 subprocess.Popen(["sleep", "1000"])
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -72,7 +75,7 @@ class Numbers:
                 os._exit(0)
             if self.fault == "raises":
                 raise ValueError("sample 7 is [torn]")
-        if self.fault == "its place" and os.environ["WORLD_SIZE"] == "2" and self.fetched == 3:
+        if self.fault == "its place" and os.environ["WORLD_SIZE"] == "2" and step == 3:
             with open("died", "a") as died:
                 if died.tell() < 2 and os.environ["RANK"] == "1":
                     died.write("x")

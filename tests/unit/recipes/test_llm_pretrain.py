@@ -78,7 +78,8 @@ def test_loss_of_a_fresh_model_is_that_of_guessing(task: LlmPretrain) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "parameters"), [("125m", 125e6), ("350m", 350e6), ("1b", 1.1e9), ("3b", 3.2e9), ("7b", 6.7e9)]
+    ("size", "parameters"),
+    [("125m", 125e6), ("350m", 350e6), ("1b", 1.1e9), ("3b", 3.2e9), ("7b", 6.7e9), ("70b", 69e9)],
 )
 def test_sizes_have_the_parameters_of_their_name(size: str, parameters: float, task: LlmPretrain) -> None:
     named = replace(task, size=size, width=None, layers=None, heads=None, kv_heads=None, vocab=32000, seq_len=2048)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conformance.cells import FSDP, MESH, TENSOR
+from trainkit.parts import ModelShape
 from trainkit.preflight import Divides
-from trainkit.protocols import Cluster, ModelShape, Strategy
+from trainkit.protocols import Cluster, Strategy
 from trainkit.strategy._axes import Axes
 from trainkit.strategy._meshed import Staging
 from trainkit.strategy.fsdp import Fsdp

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conformance.cells import MESH, PIPELINE
-from trainkit.protocols import Cluster, ModelShape
+from trainkit.parts import ModelShape
+from trainkit.protocols import Cluster
 from trainkit.strategy._passes import runs, schedule
 from trainkit.strategy.mesh import Mesh
 from trainkit.strategy.pipeline import Pipeline

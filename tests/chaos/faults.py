@@ -1,0 +1,78 @@
+"""What can happen to a run, as data: a name, and how it is brought about in a run of two ranks."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+
+from tests.e2e.command import Running, events, lines, saved, until
+
+Fault = Callable[[Running, random.Random], None]
+
+
+def starts(running: Running) -> int:
+    return len(events(running.run, "start"))
+
+
+def until_it_is_back(running: Running, attempts: int) -> None:
+    """Until one more attempt than `attempts` trains."""
+    until(lambda: starts(running) > attempts, lambda: running.front.poll() is None)
+
+
+def kill(running: Running, chance: random.Random) -> None:
+    """As the out-of-memory killer does it, wherever the rank is: between two steps, in one, in a save."""
+    before = starts(running)
+    _, ranks = running.processes()
+    ranks[chance.randrange(len(ranks))].kill()
+    until_it_is_back(running, before)
+
+
+def hang(running: Running, chance: random.Random) -> None:
+    """A rank that does nothing any more."""
+    before = starts(running)
+    _, ranks = running.processes()
+    ranks[chance.randrange(len(ranks))].suspend()
+    until_it_is_back(running, before)
+
+
+def corrupt(running: Running, chance: random.Random) -> None:
+    """One bit of the newest checkpoint, and then the run needs it."""
+    before = starts(running)
+    until(lambda: saved(running.run) != [], lambda: running.front.poll() is None)
+    _, ranks = running.processes()
+    for rank in ranks:
+        rank.suspend()  # no newer one
+    newest = running.run / f"checkpoints/step_{saved(running.run)[-1]}"
+    path = chance.choice(sorted(p for p in newest.iterdir() if p.stat().st_size))
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+    for rank in ranks:
+        rank.kill()
+    until_it_is_back(running, before)
+
+
+def slow(running: Running, chance: random.Random) -> None:
+    """A rank that takes a second for a step: nothing has to follow."""
+    told = running.run.parent / f"fault_{chance.randrange(2)}"
+    told.write_text("slow")
+    until(lambda: not told.exists(), lambda: running.front.poll() is None)
+
+
+def nan(running: Running, chance: random.Random) -> None:
+    """A loss that is not a number, on one rank, or on the last stage of a pipeline."""
+    for rank in range(2):
+        (running.run.parent / f"fault_{rank}").write_text("nan")
+    until(lambda: events(running.run, "bad_step") != [], lambda: running.front.poll() is None)
+
+
+def ask(running: Running, chance: random.Random) -> None:
+    """As a scheduler that wants the machine back; whoever started the run starts it again."""
+    running.front.send_signal(chance.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]))
+    assert running.wait() == 75, running.said.read_text()
+    assert [event["event"] for event in lines(running.run / "events.jsonl")][-2:] == ["stop", "end"]
+
+
+STORM: dict[str, Fault] = {"kill": kill, "hang": hang, "corrupt": corrupt, "slow": slow, "ask": ask}
+"""After which the weights are those of the undisturbed run. All of them come in one run, in an order nobody chose."""

@@ -38,6 +38,7 @@ from trainkit import main as rank
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
 from trainkit.launcher._ranks import Death, Ranks
+from trainkit.launcher._warm import warm_up
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure, recovery
 from trainkit.resilience.lock import RunLock
@@ -95,6 +96,7 @@ class Agent:
     def supervise(self, sizes: Sequence[int], attempt: int) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
         code, state = EXIT_DONE, recovery.start(attempt, sizes, self.newest())
+        self.warming = warm_up(self.folder.modules(attempt))
         while state.phase == "running":
             outcome = self.attend(state, again=state.attempt > attempt)
             if not isinstance(outcome, failure.Failure):
@@ -129,6 +131,7 @@ class Agent:
             if (silence := watch.look(pulse.all(), time.monotonic())) is not None:
                 return hung(ranks, pulse, logs, silence)
             self.look_for_orders()
+            next(self.warming, None)
             if recovery.due(state, time.monotonic()):
                 ranks.ask()
         if isinstance(outcome, Death):

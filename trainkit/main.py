@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainkit.errors import EXIT_FAILED, ConfigError, CorruptError, Problem, TrainkitError
-from trainkit.resilience.pulse import Lifeline, Pulse
+from trainkit.launcher._warm import note
+from trainkit.resilience.pulse import Lifeline, Pulse, unnoted
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, replace_text
 
@@ -39,7 +40,8 @@ def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> Outco
     faulthandler.register(signal.SIGQUIT)  # all threads, into the rank's log: what the agent asks for when a run hangs
     folder = RunFolder(Path(root))
     try:
-        return train(folder, attempt, again, Lifeline(stop, partial(pulse.beat, rank)))
+        trains = partial(note, folder.modules(attempt)) if rank == 0 and not again else unnoted
+        return train(folder, attempt, again, Lifeline(stop, partial(pulse.beat, rank), trains))
     except Exception as error:
         if not isinstance(error, TrainkitError):  # the others say it all in their message
             traceback.print_exc()

@@ -70,6 +70,10 @@ class RunFolder:
     def ranks_lock(self) -> Path:
         return self.root / "logs" / "ranks.lock"
 
+    def modules(self, attempt: int) -> Path:
+        """What a rank of `attempt` has imported, a name per line."""
+        return self.logs(attempt) / "modules.txt"
+
     def ledger(self, attempt: int, rank: int) -> Path:
         return self.root / "ledger" / f"attempt_{attempt}" / f"rank_{rank}.jsonl"
 

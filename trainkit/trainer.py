@@ -112,7 +112,7 @@ class Trainer:
         scale, learning_rate = self.settings.schedule.factor, self.settings.optimizer.lr
         if self.exhausted():
             return "done"
-        stop, beat = self.lifeline.stop, self.lifeline.beat
+        stop, beat, first = self.lifeline.stop, self.lifeline.beat, progress.step + 1
         for step, share in self.batches():
             beat(progress.step + 1, "training")
             local = (
@@ -134,6 +134,8 @@ class Trainer:
             if logs:
                 row = {"step": number, "samples": step.samples, "lr": lr} | self.meter.read()
                 self.log_row(row, weight, trained, evaluates)
+            if number == first:
+                self.lifeline.trains()
             if self.guard.gives_up(progress.health) and not stopping:
                 return None
             early = self.exhausted()

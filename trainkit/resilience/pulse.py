@@ -51,9 +51,15 @@ def unheard(step: int, section: Section) -> None:
     """The beat of a rank that nobody watches."""
 
 
+def unnoted() -> None:
+    """The first step of a rank after which nobody comes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lifeline:
-    """What ties a rank to whoever watches it: it may be asked to stop, and says in which step it is."""
+    """What ties a rank to whoever watches it: it may be asked to stop, says in which step it is, and when it has made
+    its first one, so that all that it needs is imported."""
 
     stop: StopFlag
     beat: Callable[[int, Section], None] = unheard
+    trains: Callable[[], None] = unnoted

@@ -44,7 +44,7 @@ from trainkit.resilience import failure, recovery
 from trainkit.resilience.lock import RunLock
 from trainkit.resilience.pulse import Pulse
 from trainkit.resilience.watchdog import Watch, described
-from trainkit.runfolder import RunFolder
+from trainkit.runfolder import RunFolder, read_lines
 from trainkit.settings import Recovery, Watchdog
 
 PR_SET_PDEATHSIG = 1
@@ -95,7 +95,7 @@ class Agent:
 
     def supervise(self, sizes: Sequence[int], attempt: int) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
-        code, state = EXIT_DONE, recovery.start(attempt, sizes, self.newest())
+        code, state = EXIT_DONE, recovery.start(attempt, sizes, self.regular())
         self.warming = warm_up(self.folder.modules(attempt))
         while state.phase == "running":
             outcome = self.attend(state, again=state.attempt > attempt)
@@ -104,7 +104,7 @@ class Agent:
                 continue
             code = outcome.exit_code
             state = recovery.failed(state, outcome)
-            state = recovery.decide(self.policy, state, self.newest(), rank.stop.raised, time.monotonic())
+            state = recovery.decide(self.policy, state, self.regular(), rank.stop.raised, time.monotonic())
             if state.phase == "restarting":
                 state = self.restart(state)
             elif outcome.cause != "refused":
@@ -126,7 +126,7 @@ class Agent:
 
     def watch(self, state: recovery.State, ranks: Ranks, pulse: Pulse, logs: Path) -> Outcome | failure.Failure:
         """Until all ranks have returned, or one has failed."""
-        watch = Watch(self.limits, max(state.saved, 0))
+        watch = Watch(self.limits, max(self.newest(), 0))
         while (outcome := ranks.wait(LOOK_S)) is None:
             if (silence := watch.look(pulse.all(), time.monotonic())) is not None:
                 return hung(ranks, pulse, logs, silence)
@@ -151,12 +151,12 @@ class Agent:
     def ended(self, state: recovery.State, how: Outcome) -> recovery.State:
         """They have saved and left. Unless the run was to stop, that was to take a place in again."""
         if how == "stopped" and not rank.stop.raised and recovery.due(state, time.monotonic()):
-            return self.restart(recovery.rejoin(state, self.newest(), time.monotonic()))
+            return self.restart(recovery.rejoin(state, self.regular(), time.monotonic()))
         return recovery.ended(state, how)
 
     def restart(self, state: recovery.State) -> recovery.State:
         """Announce the next attempt and wait for its time, or until the run is asked to stop."""
-        following, step = state.attempt + 1, max(state.saved, 0)
+        following, step = state.attempt + 1, max(self.newest(), 0)
         self.folder.logs(following).mkdir()
         told = {"ranks": state.ranks, "step": step, "pause": state.pause_s, "why": state.reason}
         self.folder.event("restart", attempt=following, **told)
@@ -185,6 +185,13 @@ class Agent:
     def newest(self) -> int:
         """Step of the newest checkpoint; -1 for none."""
         return max(committed(self.checkpoints), default=-1)
+
+    def regular(self) -> int:
+        """Step of the newest that was not saved because a rank failed; -1 for none. Those tell nothing of how the run
+        gets on: there is one after every failure."""
+        saves = [event for event in read_lines(self.folder.events) if event["event"] == "save"]
+        rescued = {event["step"] for event in saves if "rescued_by" in event}
+        return max({*committed(self.checkpoints)} - rescued, default=-1)
 
 
 def hung(ranks: Ranks, pulse: Pulse, logs: Path, silence: float) -> failure.Failure:

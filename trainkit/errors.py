@@ -40,6 +40,8 @@ class TrainkitError(Exception):
     """The root of trainkit's own errors."""
 
     exit_code: ClassVar[int] = EXIT_FAILED
+    hopeless: ClassVar[bool] = False
+    """Whether another attempt would come to the same."""
 
 
 class ConfigError(TrainkitError):
@@ -62,6 +64,18 @@ class CorruptError(TrainkitError):
     def __init__(self, message: str, rank: int | None) -> None:
         self.rank = rank
         super().__init__(message)
+
+
+class TooManyFailedSaves(CheckpointError):
+    """As many saves in a row have failed as checkpoint.max_failures allows."""
+
+    hopeless: ClassVar[bool] = True
+
+
+class TooManyBadSteps(TrainkitError):
+    """The run has gone back as often as anomaly.rollbacks allows, or cannot."""
+
+    hopeless: ClassVar[bool] = True
 
 
 class StoppedOnRequest(TrainkitError):

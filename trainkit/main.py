@@ -54,6 +54,8 @@ def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> Outco
             "message": str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}",
             "traceback": traceback.format_exc(),
         }
+        if isinstance(error, TrainkitError) and error.hopeless:
+            failure |= {"cause": "refused"}
         if isinstance(error, CorruptError):  # all ranks raise it; it is told of the one that it is about
             failure |= {"rank": error.rank, "cause": "corrupt"}
         replace_text(folder.logs(attempt) / f"rank_{rank}.failure.json", json.dumps(failure))

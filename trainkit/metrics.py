@@ -53,6 +53,7 @@ class MetricLog:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Log one row as it is."""
+        self.flush()  # the one before is not to come after it
         if self._fd is not None:
             os.write(self._fd, (_encode(row) + "\n").encode())
 

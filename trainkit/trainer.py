@@ -76,6 +76,7 @@ class Trainer:
         self.progress, self.guard = Progress(), Guard(settings.anomaly)
         self.between = True  # two steps: the state is that of progress.step
         self.metrics: dict[str, float] = {}
+        self.written_by: int | None = None  # the attempt whose checkpoint this one goes on from
         order = Order(len(data.train), self.train.seed)
         self.plan = Plan(order, self.train.global_batch, self.train.micro_batch, world.dp_rank, world.dp_size)
         self.total = self.plan.total_steps(self.train.steps, self.train.epochs)
@@ -95,7 +96,7 @@ class Trainer:
             keep = self.settings.checkpoint
             try:
                 with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
-                    outcome = self.loop()
+                    outcome = self.loop_watched()
             except Exception as error:
                 self.rescue(error)
                 raise
@@ -104,6 +105,17 @@ class Trainer:
         self.log.close()
         if outcome == "done":
             self.finish()
+        return outcome
+
+    def loop_watched(self) -> Outcome | None:
+        """The loop; how it ended is known to whoever watches before the save in flight is waited for."""
+        try:
+            outcome = self.loop()
+        except Exception:
+            self.lifeline.beat(self.progress.step, "rescuing")
+            raise
+        if outcome is None:
+            self.lifeline.beat(self.progress.step, "starting")
         return outcome
 
     def loop(self) -> Outcome | None:
@@ -136,12 +148,15 @@ class Trainer:
                 self.log_row(row, weight, trained, evaluates)
             if number == first:
                 self.lifeline.trains()
-            if self.guard.gives_up(progress.health) and not stopping:
-                return None
             early = self.exhausted()
             last = bool(stopping) or early or progress.step == self.total
-            due = self.saver.due(progress.step, step.samples, tokens, wishes)
-            saving = last or (due and not progress.health.bad)  # what a run goes back to was made in good steps
+            if self.guard.gives_up(progress.health) and not stopping:
+                return None
+            saving = self.saver.due(progress.step, step.samples, tokens, wishes) and trained is not None
+            if last and not saving:
+                saving = not self.has_something_better()
+                if not saving and not stopping:
+                    return None
             self.compare(saving)
             if saving:
                 self.save(last)
@@ -177,6 +192,11 @@ class Trainer:
         self.guard.bad(health, why)
         self.event("bad_step", step=number, why=why, samples=[self.progress.samples, step.samples])
         return None
+
+    def has_something_better(self) -> bool:
+        """Whether the newest steps were bad, and there is a checkpoint of good ones to go back to: then this state is not
+        the one to keep, at the end of a run or when it is asked to stop. Collective if they were bad."""
+        return self.progress.health.bad > 0 and self.guard.may_go_back() and self.store.exists()
 
     def spike(self, loss_sum: Tensor, weight: float) -> str | None:
         """Why the loss of a global batch speaks against training it, if spikes are looked for."""
@@ -297,8 +317,10 @@ class Trainer:
         """Stand where the checkpoint `found` was made (None: at the start), and forget what was logged after it."""
         if found is not None:
             state = self.engine.state_dict()
-            self.progress = Progress.read(self.store.load(found, state)["progress"])
+            saved = self.store.load(found, state)
             self.engine.load_state_dict(state)
+            self.progress, self.metrics = Progress.read(saved["progress"]), saved["metrics"]
+            self.written_by = read_manifest(found).get("attempt")
         if self.world.rank == 0:
             kept = self.progress.step if found is not None else -1
             for journal in (self.folder.metrics, *self.folder.root.glob("ledger/*/*.jsonl")):
@@ -319,12 +341,12 @@ class Trainer:
         """Save the newest step before the run breaks, where that can be done alone (rescue.py). Whatever goes wrong in
         it is told, and hides nothing of the fault."""
         step, attempt, ranks = self.progress.step, self.store.attempt, range(self.world.size)
-        if isinstance(fault, TrainkitError) or not self.between or self.settings.integrity.every is not None:
-            return  # with integrity.every what is saved has to be compared first
+        unsure = self.progress.health.bad > 0 or self.settings.integrity.every is not None  # that has to be compared
+        if isinstance(fault, TrainkitError) or unsure or not self.between:
+            return
         journals = [self.folder.ledger(attempt, rank) for rank in ranks] if self.ledger is not None else []
-        if self.due(step, self.train.log_every):
+        if self.due(step, self.train.log_every) or (self.data.heldout and self.due(step, self.train.eval_every)):
             journals.append(self.folder.metrics)
-        self.lifeline.beat(step, "rescuing")
         try:
             self.log.flush()
             saved = rescue(self.engine, self.world, self.store, self.small_state(), step, journals)
@@ -356,6 +378,7 @@ class Trainer:
         parameters, trainable = self.engine.size()
         return {
             "attempt": self.store.attempt,
+            "from_attempt": self.written_by,
             "strategy": name_of(self.settings.strategy),
             "ranks": self.world.size,
             "device": self.world.device.type,

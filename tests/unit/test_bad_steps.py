@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tests.conformance.training import tensors
 from tests.unit.test_trainer import events, trainer
-from trainkit.errors import TrainkitError
+from trainkit.checkpoint.manifest import committed
+from trainkit.errors import TooManyBadSteps
 from trainkit.protocols import Batch
 from trainkit.runfolder import read_lines
 from trainkit.trainer import Trainer
@@ -120,7 +121,7 @@ def test_after_going_back_often_enough_the_run_ends_with_what_it_saw(tmp_path: P
     options: dict[str, Any] = {"checkpoint": {"every": 4}, "anomaly": {"patience": 2, "rollbacks": 1}}
     t = trainer(tmp_path, steps=STEPS, **options)
     poison(t, range(6, 13))
-    with pytest.raises(TrainkitError, match=r"steps 8 to 9 are bad: .* is nan; the run had gone back to step 4"):
+    with pytest.raises(TooManyBadSteps, match=r"steps 8 to 9 are bad: .* is nan; the run had gone back to step 4"):
         t.fit()
     assert len(events(tmp_path, "bad_step")) == 4
     again = trainer(tmp_path, attempt=2, steps=STEPS, **options)
@@ -135,22 +136,69 @@ def test_what_a_run_would_go_back_to_is_saved_in_good_steps_only(tmp_path: Path)
     assert [event["step"] for event in events(tmp_path, "save")] == [8, 12]
 
 
-def test_a_run_that_is_stopped_among_bad_steps_goes_on_counting(tmp_path: Path) -> None:
+def stop_during_bad(t: Trainer, step: int) -> None:
+    after_backward(t, lambda now: setattr(t.lifeline.stop, "raised", now >= step))
+
+
+def test_a_run_that_is_stopped_among_bad_steps_goes_on_from_the_good_ones(tmp_path: Path) -> None:
     options: dict[str, Any] = {"steps": STEPS, "checkpoint": {"every": 2}, "anomaly": {"patience": 3}}
+    first = trainer(tmp_path / "run", **options)
+    after_backward(first, lambda now: weight_of(first).data.fill_(math.inf) if now == 3 else None)
+    stop_during_bad(first, 3)
+    assert first.fit() == "stopped"
+    assert committed(tmp_path / "run/checkpoints") == [2]
+    assert trainer(tmp_path / "run", attempt=2, **options).fit() == "done"
+    assert torch.equal(tensors(tmp_path / "run", STEPS)["model.weight"], without(tmp_path / "other", ()))
+
+
+def test_without_a_checkpoint_it_goes_on_counting(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": STEPS, "checkpoint": {"every": 20}, "anomaly": {"patience": 3}}
     first = trainer(tmp_path, **options)
     poison(first, {3, 4})
     stop_during_bad(first, 3)
     assert first.fit() == "stopped"
     saved = json.loads((tmp_path / "checkpoints/step_4/trainer.json").read_text())["progress"]
     assert (saved["step"], saved["health"]["bad"]) == (4, 2)
-    second = trainer(tmp_path, attempt=2, **options)
-    poison(second, {5})
-    assert second.fit() == "done"
-    assert [(e["step"], e["skipped"]) for e in events(tmp_path, "rollback")] == [(5, [3, 4, 5])]
 
 
-def stop_during_bad(t: Trainer, step: int) -> None:
-    after_backward(t, lambda now: setattr(t.lifeline.stop, "raised", now >= step))
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_run_does_not_end_with_a_state_that_is_bad(patience: int | None, tmp_path: Path) -> None:
+    """Not with its last step, and not because nothing gets better any more."""
+
+    def damage(now: int) -> None:
+        if now == STEPS and not events(tmp_path / "run", "rollback"):
+            weight_of(t).data.fill_(math.inf)
+            weight_of(t).grad.fill_(math.nan)
+
+    options: dict[str, Any] = {"steps": STEPS, "checkpoint": {"every": 5}, "patience": patience, "eval_every": STEPS}
+    t = trainer(tmp_path / "run", **options)
+    after_backward(t, damage)
+    assert t.fit() == "done"
+    assert [(e["to"], e["skipped"]) for e in events(tmp_path / "run", "rollback")] == [(10, [STEPS])]
+    assert torch.equal(tensors(tmp_path / "run", STEPS)["model.weight"], without(tmp_path / "other", {STEPS}))
+
+
+def test_one_bad_step_at_the_end_is_no_reason_to_fail(tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=STEPS, checkpoint={"every": 5}, anomaly={"rollbacks": 0})
+    poison(t, {STEPS})
+    assert t.fit() == "done"
+    assert [step for step, bad in rows(tmp_path).items() if bad] == [STEPS]
+
+
+def test_what_a_damaged_state_came_to_in_an_evaluation_is_forgotten(tmp_path: Path) -> None:
+    def damage(now: int) -> None:
+        if now in (7, 8) and not events(tmp_path, "rollback"):
+            weight_of(t).data.zero_()  # which fits the held-out samples exactly
+            weight_of(t).grad.fill_(math.nan)
+
+    options: dict[str, Any] = {"checkpoint": {"every": 3}, "anomaly": {"patience": 2}}
+    t = trainer(tmp_path, steps=STEPS, eval_every=7, **options)
+    after_backward(t, damage)
+    assert t.fit() == "done"
+    assert events(tmp_path, "rollback")[0]["to"] == 6
+    saved = json.loads((tmp_path / "checkpoints/step_9/trainer.json").read_text())
+    assert saved["metrics"]["eval_loss"] > 0
+    assert saved["progress"]["best"] == saved["metrics"]["eval_loss"]
 
 
 def test_a_spike_is_not_trained(tmp_path: Path) -> None:

@@ -49,6 +49,74 @@ def test_the_newest_step_is_saved_and_the_run_ends_where_it_would_have(tmp_path:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+class Normed(Line):
+    """Its running statistics have counted the samples of a step before the step is made."""
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(1), super().build_model())
+
+
+def test_nothing_of_the_step_in_flight_is_saved(tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert trainer(whole, Normed(), steps=5, total=STEPS).fit() == "done"
+    t = trainer(run, Normed(), steps=5 + 1)
+    t.world.reduce = fail_in_step(t, 6)  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        t.fit()
+    ours, theirs = tensors(run, 5), tensors(whole, 5)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("bad", "steps"), [(False, [5]), (True, [])])
+def test_a_state_among_bad_steps_is_not_worth_saving(bad: bool, steps: list[int], tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=STEPS)
+    t.progress.health.bad = 0
+
+    def happen(now: int) -> None:
+        if now == 5 and bad:
+            weight_of(t).grad.fill_(math.nan)
+        if now == 6:
+            raise ConnectionError
+
+    after_backward(t, happen)
+    with pytest.raises(ConnectionError):
+        t.fit()
+    assert committed(tmp_path / "checkpoints") == steps
+
+
+def test_a_row_that_an_evaluation_was_to_fill_counts_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainkit.rescue.PATIENCE_S", 0.05)
+    t = trainer(tmp_path, steps=STEPS, log_every=4, eval_every=3)
+    whole = t.engine.evaluate
+
+    def evaluate(share: Any) -> Any:
+        if t.progress.step == 3:
+            raise ConnectionError
+        return whole(share)
+
+    t.engine.evaluate = evaluate  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        t.fit()
+    assert committed(tmp_path / "checkpoints") == []
+
+
+def test_whoever_watches_knows_of_the_fault_before_the_save_in_flight_is_waited_for(tmp_path: Path) -> None:
+    t = trainer(tmp_path, steps=STEPS, checkpoint={"every": 2})
+    go, heard = held(t), list[str]()
+
+    def beat(step: int, section: Section) -> None:
+        heard.append(section)
+        if section == "rescuing":
+            go.set()  # or it would be waited for for ever
+
+    t.lifeline = replace(t.lifeline, beat=beat)
+    broken(t, 3, ConnectionError())
+    assert heard[-1] == "rescuing"
+    assert committed(tmp_path / "checkpoints") == [2]
+
+
 def test_in_the_middle_of_an_update_nothing_is_whole(tmp_path: Path) -> None:
     t = trainer(tmp_path, steps=STEPS)
     during(t, lambda step: 1 // (3 - step))

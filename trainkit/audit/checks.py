@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from trainkit.audit.journal import Attempt, Journal
-from trainkit.checkpoint.manifest import committed, read_manifest, step_folder, steps, verify
+from trainkit.checkpoint.manifest import read_manifest, step_folder, steps, verify
 from trainkit.data.order import Order
 from trainkit.data.plan import Plan
 
@@ -37,15 +37,18 @@ def findings(journal: Journal) -> Iterator[Finding]:
 
 def lineage(journal: Journal) -> Finding:
     """Each attempt went on from where one before it had saved, or from the start."""
-    wrong, at = [], {0}
-    for before, attempt in pairwise([None, *journal.attempts]):
+    wrong: list[str] = []
+    before: list[int] = []  # attempts that have trained
+    for last, attempt in pairwise([None, *journal.attempts]):
         if attempt is None:
             continue
-        if before is not None and attempt.number <= before.number:
-            wrong.append(f"attempt {attempt.number} follows attempt {before.number}")
-        if attempt.started is not None and attempt.first not in at:
-            wrong.append(f"attempt {attempt.number} begins at step {attempt.first}, which nobody saved")
-        at |= {event["step"] for event in attempt.of("save")}
+        if last is not None and attempt.number <= last.number:
+            wrong.append(f"attempt {attempt.number} follows attempt {last.number}")
+        if attempt.started is None:
+            continue
+        if before and attempt.first > 0 and attempt.source not in before:
+            wrong.append(f"attempt {attempt.number} begins at step {attempt.first}, which none before it had saved")
+        before.append(attempt.number)
     return _finding("attempts", wrong, ", ".join(_told(attempt) for attempt in journal.attempts))
 
 
@@ -110,9 +113,9 @@ def samples(journal: Journal) -> Finding:
     every sample exactly once. What was skipped because it was bad is the one exception, and is said."""
     if not journal.ledger:
         return Finding(None, "samples", "there is no ledger; data.ledger=true writes one")
-    plan, last = plan_of(journal), max(row["step"] for row in journal.rows)
-    wrong = []
-    if missing := sorted({*range(1, last + 1)} - journal.ledger.keys()):
+    plan, first = plan_of(journal), journal.starts[0]["step"]  # above 0 where a checkpoint was brought along
+    last, wrong = max((row["step"] for row in journal.rows), default=0), []
+    if missing := sorted({*range(first + 1, last + 1)} - journal.ledger.keys()):
         wrong.append(f"nothing about step {_list(missing)}")
     other = [step for step in sorted(journal.ledger) if step <= last and _ids(journal, step) != _due_ids(plan, step)]
     if other:
@@ -136,17 +139,18 @@ def _due_ids(plan: Plan, step: int) -> list[int]:
 
 def saved(journal: Journal) -> Finding:
     """Every checkpoint is what was written, and a run that is done has one of its last step."""
-    there = steps(journal.checkpoints)
+    there, good = steps(journal.checkpoints), []
     wrong = []
     for step in there:
         if problems := verify(step_folder(journal.checkpoints, step)):
             wrong.append(f"step {step} is damaged: {'; '.join(problems)}")
+        else:
+            good.append(step)
     last = max((row["step"] for row in journal.rows), default=0)
     done = journal.events[-1].get("status") == "done"
-    if done and last not in committed(journal.checkpoints):
+    if done and last not in there:
         wrong.append(f"the run is done, and its last step {last} is not saved")
-    files = [read_manifest(step_folder(journal.checkpoints, s))["files"] for s in committed(journal.checkpoints)]
-    count = sum(len(each) for each in files)
+    count = sum(len(read_manifest(step_folder(journal.checkpoints, step))["files"]) for step in good)
     return _finding("checkpoints", wrong, f"step {_list(there)}: {count} files read, all checksums right")
 
 

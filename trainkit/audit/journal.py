@@ -26,12 +26,14 @@ class Attempt:
     launched  when its ranks were told to come up
     started   when it began to train; None if it never did
     first     the step of the checkpoint that it went on from; 0 for none
+    source    the attempt that wrote that; None where it does not say
     """
 
     number: int
     launched: float
     started: float | None
     first: int
+    source: int | None
     events: Sequence[Row]
 
     @property
@@ -80,6 +82,7 @@ class Journal:
                     launched=events[0]["time"] + events[0].get("pause", 0.0),
                     started=start["time"] if start else None,
                     first=start["step"] if start else 0,
+                    source=start.get("from_attempt") if start else None,
                     events=events,
                 )
             )

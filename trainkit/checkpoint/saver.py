@@ -15,7 +15,7 @@ from typing import Any
 
 from trainkit.checkpoint.cadence import Cadence, Tell
 from trainkit.checkpoint.store import CheckpointStore, Saved
-from trainkit.errors import CheckpointError
+from trainkit.errors import CheckpointError, TooManyFailedSaves
 from trainkit.settings import Checkpoint
 
 LONG_WAIT_S = 1.0  # a save that waits longer for the one before it says so
@@ -55,7 +55,7 @@ class Saver:
     def save(self, step: int, state: Callable[[], Mapping[str, Any]], trainer: Mapping[str, Any], last: bool) -> None:
         """Save what `state` returns as step `step`. `last`: nothing is trained after it, so wait until it is committed.
 
-        Raises CheckpointError on every rank if the last one fails, or too many in a row.
+        Raises TooManyFailedSaves on every rank if the last one fails, or too many in a row.
         """
         begun = time.perf_counter()
         self._wait(step)
@@ -102,7 +102,7 @@ class Saver:
 
     def _give_up_after(self, failures: int) -> None:
         if self._thread is None and len(self._failures) >= failures:
-            raise self._failures[-1]
+            raise TooManyFailedSaves(str(self._failures[-1])) from self._failures[-1]
 
     def _wait(self, due: int | None) -> None:
         """Until no save is in flight; `due`: the step whose save has to wait for it."""

@@ -88,6 +88,10 @@ class CheckpointStore:
 
         return rest
 
+    def exists(self) -> bool:
+        """Whether there is a checkpoint; the same on every rank. Collective."""
+        return bool(self._world.gather(m.committed(self.folder))[0])
+
     def connect(self) -> None:
         """Do what the first staged save would have to: load what writes, connect the ranks once more. Collective."""
         self._drafts().connect()
@@ -108,7 +112,8 @@ class CheckpointStore:
             if self._world.rank == 0:
                 m.write_synced(writing / m.TRAINER, json.dumps(trainer, indent=1))
                 files.update(draft.index(writing, written), **{m.TRAINER: m.digest(writing / m.TRAINER)})
-                m.commit(writing, final, files, {"step": step, "about": self.about, "tensors": draft.layout()})
+                fields = {"step": step, "attempt": self.attempt, "about": self.about, "tensors": draft.layout()}
+                m.commit(writing, final, files, fields)
                 self._clear(".damaged-*")
 
         try:

@@ -128,7 +128,7 @@ class Console:
         elif kind == "sample":
             self._say(f"[bold]sample {event['when']} training[/bold]: {escape(event['text'])}")
         elif kind == "stop":
-            self._say(f"[bold]stopped[/bold] at step {event['step']}, as asked")
+            self._say(f"[bold]stopped[/bold] at step {event['step']}")
         elif kind == "asked":
             self._say(f"stopping: {escape(event['why'])}")
         elif kind == "failure":
@@ -140,7 +140,8 @@ class Console:
 
     def _failure(self, event: dict[str, Any]) -> None:
         """What broke, where, and where to read more. In no frame, which would break lines that are to be copied."""
-        who = "the launcher" if event["rank"] is None else f"rank {event['rank']}"
+        nobody = "the launcher" if event["log"].endswith("agent.log") else "the run"
+        who = nobody if event["rank"] is None else f"rank {event['rank']}"
         self._say(f"[bold red]{who} on {escape(event['host'])} failed[/bold red]: {escape(event['message'])}")
         trace = event["traceback"].strip().splitlines()[-8:]
         if event["exit_code"] == 1 and event["rank"] != 0:  # rank 0's log is on the screen already

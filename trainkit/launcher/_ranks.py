@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,14 +84,20 @@ class Ranks:
 
     def stopped(self) -> list[int]:
         """The ranks whose process was stopped by a signal."""
-        states = [psutil.Process(pid).status() for pid in self._pids]
-        return [
-            rank for rank, state in enumerate(states) if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-        ]
+        stopped = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        return [rank for rank, state in enumerate(self._states()) if state in stopped]
 
     def alive(self) -> list[int]:
         """The ranks whose process has not ended."""
-        return [rank for rank, pid in enumerate(self._pids) if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+        gone = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return [rank for rank, state in enumerate(self._states()) if state not in gone]
+
+    def _states(self) -> list[str]:
+        states = [psutil.STATUS_DEAD] * len(self._pids)
+        for rank, pid in enumerate(self._pids):
+            with suppress(psutil.NoSuchProcess):  # PContext has seen its end before we did, and waited for it
+                states[rank] = psutil.Process(pid).status()
+        return states
 
     def dump_stacks(self) -> None:
         """Have every rank write its Python stacks to its log (faulthandler, see main.work), and wait until it has. One

@@ -26,7 +26,8 @@ class Failure:
     """Why an attempt ended.
 
     cause  killed: by a signal; raised: an error, or exit(); hung: no step in the watchdog's time;
-           corrupt: its parameters are not those of the others; refused: exit code 2
+           corrupt: its parameters are not those of the others; refused: exit code 2, or an error that says that another
+           attempt would come to the same
     step   the step that the rank was in; 0 before the first
     told   the fields of the `failure` event
     """

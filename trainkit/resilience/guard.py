@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from trainkit.errors import TrainkitError
+from trainkit.errors import TooManyBadSteps
 from trainkit.settings import Anomaly
 
 WINDOW, LEAST = 64, 16
@@ -75,18 +75,22 @@ class Guard:
         """Whether the run has to go back."""
         return health.bad >= self.settings.patience
 
+    def may_go_back(self) -> bool:
+        """Whether the run has not gone back often enough yet."""
+        return len(self._gone_back) < self.settings.rollbacks
+
     def go_back(self, health: Health, saved: int | None, step: int) -> list[int]:
         """The steps to skip from the checkpoint of step `saved` on (None: there is none); `step` is the newest bad one.
-        Raises TrainkitError if the run has gone back often enough, or cannot."""
+        Raises TooManyBadSteps if the run has gone back often enough, or cannot."""
         first = step - health.bad + 1
         told = f"steps {first} to {step} are bad: of the last one, {self._why}"
         if saved is None:
-            raise TrainkitError(f"{told}\n    there is no checkpoint to go back to; {REMEDY}")
-        if len(self._gone_back) >= self.settings.rollbacks:
+            raise TooManyBadSteps(f"{told}\n    there is no checkpoint to go back to; {REMEDY}")
+        if not self.may_go_back():
             times = (
                 f"; the run had gone back to step {' and '.join(map(str, self._gone_back))}" if self._gone_back else ""
             )
-            raise TrainkitError(f"{told}{times}\n    the checkpoint of step {saved} is intact; {REMEDY}")
+            raise TooManyBadSteps(f"{told}{times}\n    the checkpoint of step {saved} is intact; {REMEDY}")
         again = saved in self._gone_back
         self._gone_back.append(saved)
         return list(range(saved + 1 if again else first, step + 1))

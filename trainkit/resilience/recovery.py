@@ -45,7 +45,7 @@ class State:
 
     spent    restarts per cause since there was a new checkpoint
     again    how often in a row the same failure met the same step
-    saved    step of the newest checkpoint at the last failure; -1 for none
+    saved    step of the newest regular checkpoint at the last failure; -1 for none
     sizes    numbers of ranks that it may run with, ascending
     seats    the place of every rank of this attempt
     blamed   how often in a row a place was to blame
@@ -95,7 +95,8 @@ def failed(state: State, failure: Failure) -> State:
 
 
 def decide(policy: Recovery, state: State, saved: int, asked: bool, now: float) -> State:
-    """All ranks are gone; `saved` is the step of the newest checkpoint, -1 for none; `asked`: the run was to stop."""
+    """All ranks are gone; `saved` is the step of the newest checkpoint that no failure was the cause of, -1 for none;
+    `asked`: the run was to stop."""
     _only(state, "failed")
     failure = state.failure
     if failure is None:

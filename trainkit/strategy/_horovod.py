@@ -157,7 +157,7 @@ def _variables(place: Place, address: str, port: int, fusion_mb: int, timeout_s:
 
 class HorovodEngine(SpmdEngine):
     """The optimizer is Horovod's: its hooks send each gradient off in the last backward of a global batch, as soon
-    as it is complete. `update` waits for them, so that the norm and the clipping are those of the whole gradient.
+    as it is complete; they are waited for before the norm and the clipping, which are those of the whole gradient.
 
     The weights are rank 0's from the start. The optimizer's state is not broadcast: a fresh one is the same everywhere
     and would be stepped by the broadcast (horovod.torch.broadcast_optimizer_state runs a step), and a loaded one was
@@ -175,14 +175,14 @@ class HorovodEngine(SpmdEngine):
         self._ring.set_backward_passes_per_step(len(share))
         return super().forward_backward(share, weight)
 
+    def _accumulate(self, share: Sequence[Batch], weight: float) -> Tensor:
+        loss = super()._accumulate(share, weight)
+        self._synchronize()  # here, so that a rank that is gone is noticed before anything is changed
+        return loss
+
     def update(self, lr: float) -> Tensor:
-        self._synchronize()
         with self._ring.skip_synchronize():
             return super().update(lr)
-
-    def discard(self) -> None:
-        self._synchronize()
-        super().discard()
 
     def _synchronize(self) -> None:
         """Wait for the sums. Horovod makes up a gradient of zeros for a parameter that has none, and the optimizer

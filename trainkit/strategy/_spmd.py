@@ -80,6 +80,13 @@ class SpmdEngine:
 
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
         self._remember()
+        try:
+            return self._accumulate(share, weight)
+        except Exception:  # whoever saves the step before has to find it
+            self._recall()
+            raise
+
+    def _accumulate(self, share: Sequence[Batch], weight: float) -> Tensor:
         scale = self.world.dp_size / weight if weight else 0.0
         last = len(share) - 1
         total: Tensor | None = None

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.audit.conftest import OPTIONS
+from tests.unit.test_trainer import trainer
 from trainkit.audit.checks import Finding, findings, tracked
 from trainkit.audit.journal import Journal
 from trainkit.runfolder import RunFolder, read_lines
@@ -90,10 +92,32 @@ def test_a_run_that_is_done_and_has_not_saved_its_last_step_is_found(run: Path) 
 
 def test_an_attempt_that_begins_where_nobody_saved_is_found(run: Path) -> None:
     def change(rows: list[dict[str, Any]]) -> None:
-        next(row for row in rows if row["event"] == "start" and row["step"] == 7)["step"] = 6
+        next(row for row in rows if row["event"] == "start" and row["step"] == 7)["from_attempt"] = 2
 
     edit(run / "events.jsonl", change)
-    assert "attempt 2 begins at step 6, which nobody saved" in found(run)["attempts"].detail
+    assert "attempt 2 begins at step 7, which none before it had saved" in found(run)["attempts"].detail
+
+
+def test_a_run_from_a_checkpoint_that_was_brought_along_begins_there(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run / "checkpoints/step_20", other / "checkpoints/step_20")
+    shutil.copy(run / "config.yaml", other)
+    folder = RunFolder(other)
+    folder.event("launch", attempt=1, ranks=1)
+    assert trainer(other, **OPTIONS).fit() == "done"
+    assert {what: finding.ok for what, finding in found(other).items()} == dict.fromkeys(found(other), True)
+
+
+def test_a_run_that_has_logged_nothing_yet_has_nothing_wrong(run: Path) -> None:
+    (run / "metrics.jsonl").write_text("")
+    edit(run / "events.jsonl", lambda rows: [row.update(log_every=100) for row in rows if row["event"] == "start"])
+    assert found(run)["samples"].ok
+    assert found(run)["metrics.jsonl"].ok
+
+
+def test_a_checkpoint_without_its_manifest_is_damaged(run: Path) -> None:
+    (run / "checkpoints/step_20/MANIFEST.json").unlink()
+    assert "step 20 is damaged" in found(run)["checkpoints"].detail
 
 
 def test_two_lineages_are_found(run: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_run_in_plain_lines(tmp_path: Path) -> None:
         "not saved: the disk is full",
         "saving step 10 waits until step 8 is on the disk; a larger checkpoint.every would spare the time",
         "saving every 1 min 30 s: a save [x] costs little",
-        "stopped at step 10, as asked",
+        "stopped at step 10",
         "held-out at step 10: loss 2.0000  accuracy 0.7500  (loss at the start 4.0000)",
     ]
     assert [line.split("  ")[0] for line in steps] == ["step 1/10", "step 6/10", "step 10/10"]

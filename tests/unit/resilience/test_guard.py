@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainkit.errors import TrainkitError
+from trainkit.errors import TooManyBadSteps
 from trainkit.resilience.guard import LEAST, WINDOW, Guard, Health, deviations
 from trainkit.settings import Anomaly
 
@@ -86,7 +86,7 @@ def test_first_the_bad_steps_are_skipped_then_all_since_the_checkpoint_then_the_
     judge = guard(patience=2, rollbacks=2)
     assert judge.go_back(bad_steps(judge, 2), 10, 15) == [14, 15]
     assert judge.go_back(bad_steps(judge, 2), 10, 17) == [11, 12, 13, 14, 15, 16, 17]
-    with pytest.raises(TrainkitError) as raised:
+    with pytest.raises(TooManyBadSteps) as raised:
         judge.go_back(bad_steps(judge, 2), 10, 19)
     told = str(raised.value)
     assert "steps 18 to 19 are bad: of the last one, the norm of its gradient is nan" in told
@@ -103,7 +103,7 @@ def test_a_newer_checkpoint_is_a_new_chance() -> None:
 
 def test_without_a_checkpoint_the_run_ends() -> None:
     judge = guard(patience=1)
-    with pytest.raises(TrainkitError, match="there is no checkpoint to go back to"):
+    with pytest.raises(TooManyBadSteps, match="there is no checkpoint to go back to"):
         judge.go_back(bad_steps(judge, 1), None, 3)
 
 
@@ -116,7 +116,7 @@ def test_a_run_goes_back_only_so_often_and_skips_only_what_comes_after_the_check
         health = bad_steps(judge, 1)
         try:
             skipped = judge.go_back(health, saved, saved + further)
-        except TrainkitError:
+        except TooManyBadSteps:
             assert times == rollbacks
             return
         times += 1

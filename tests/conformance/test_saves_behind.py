@@ -17,6 +17,7 @@ from tests.conformance.settings import make
 from tests.conformance.training import tensors
 from trainkit import main
 from trainkit.checkpoint.store import CheckpointStore, Saved
+from trainkit.resilience.pulse import Lifeline
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder
 from trainkit.trainer import Trainer
@@ -38,7 +39,8 @@ def saved_twice(folder: str, strategy: str) -> None:
     world = settings.strategy.connect("cpu")
     engine = settings.strategy.build(main.training(settings), world)
     store = CheckpointStore(Path(folder) / "checkpoints", world, 1, main.about(settings, world.size), print)
-    trainer = Trainer(settings, engine, world, settings.recipe.build_data(), store, RunFolder(Path(folder)), StopFlag())
+    data, lifeline = settings.recipe.build_data(), Lifeline(StopFlag())
+    trainer = Trainer(settings, engine, world, data, store, RunFolder(Path(folder)), lifeline)
     begin, update, updated = store.begin, engine.update, threading.Event()
 
     def twice(step: int, *state: Any, staged: bool) -> Callable[[], Saved]:

@@ -58,13 +58,16 @@ class Looked(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within a FakeTensorMode: what code looks at has values. What is made of real tensors only, token ids and
     positions, is computed: a model that sees that nothing is padded leaves out the mask. And the one question that
     torch's pipeline schedules ask of a tensor is answered: whether all stages know the shapes of what they send; ours
-    do (_passes.py)."""
+    do (_passes.py). While the optimizer steps, `norm` is that of the gradient."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: float | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.norm = norm
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if op is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            if args[0].dtype is torch.float32 and self.norm is not None:
+                return self.norm
             if args[0].dtype is not torch.int32:
                 raise NotImplementedError("a simulated step needs the value of a tensor that has none")
             return 1

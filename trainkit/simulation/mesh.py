@@ -231,7 +231,8 @@ def step(engine: SpmdEngine, share: Sequence[Batch], traffic: Traffic, kept: Kep
     with traffic:
         with kept.watching():
             engine.forward_backward(share, sum(batch.weight for batch in share))
-        engine.update(0.0)
+        with Looked(norm=1.0):
+            engine.update(0.0)
 
 
 def _part(parameter: Tensor, engine: SpmdEngine, late: bool) -> Part:

@@ -66,6 +66,12 @@ class CorruptError(TrainkitError):
         super().__init__(message)
 
 
+class NoGoodCheckpoint(CheckpointError):
+    """There are checkpoints, and all of them are damaged."""
+
+    hopeless: ClassVar[bool] = True
+
+
 class TooManyFailedSaves(CheckpointError):
     """As many saves in a row have failed as checkpoint.max_failures allows."""
 

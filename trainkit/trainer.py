@@ -194,9 +194,9 @@ class Trainer:
         return None
 
     def has_something_better(self) -> bool:
-        """Whether the newest steps were bad, and there is a checkpoint of good ones to go back to: then this state is not
-        the one to keep, at the end of a run or when it is asked to stop. Collective if they were bad."""
-        return self.progress.health.bad > 0 and self.guard.may_go_back() and self.store.exists()
+        """Whether the newest steps were bad and there is a checkpoint of good ones to go back to: then this state is
+        not to be kept when the run ends, or is asked to stop. Collective if they were bad."""
+        return self.progress.health.bad > 0 and self.guard.may_go_back() and self.saver.exists()
 
     def spike(self, loss_sum: Tensor, weight: float) -> str | None:
         """Why the loss of a global batch speaks against training it, if spikes are looked for."""

@@ -71,6 +71,7 @@ def test_the_exit_codes() -> None:
         "ConfigError": 2,
         "CheckpointError": 1,
         "CorruptError": 1,
+        "TooManyBadSteps": 1,
         "StoppedOnRequest": 75,
     }
 

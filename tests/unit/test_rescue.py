@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tests.conformance.training import tensors
-from tests.unit.test_bad_steps import after_backward
-from tests.unit.test_trainer import during, events, logged, trainer
+from tests.unit.test_bad_steps import after_backward, weight_of
+from tests.unit.test_trainer import Line, during, events, held, logged, trainer
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import TrainkitError
 from trainkit.rescue import rescue
+from trainkit.resilience.pulse import Section
 from trainkit.runfolder import append_line
 from trainkit.strategy._world import Solo
 from trainkit.trainer import Trainer
@@ -58,19 +61,29 @@ class Normed(Line):
 
 def test_nothing_of_the_step_in_flight_is_saved(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    assert trainer(whole, Normed(), steps=5, total=STEPS).fit() == "done"
-    t = trainer(run, Normed(), steps=5 + 1)
-    t.world.reduce = fail_in_step(t, 6)  # type: ignore[method-assign]
-    with pytest.raises(ConnectionError):
-        t.fit()
+    for root, save in ((whole, 5), (run, None)):
+        t = trainer(root, Normed(), steps=STEPS, checkpoint={"every": save})
+        passes = t.engine.model  # type: ignore[attr-defined]
+        passes.register_forward_hook(fails_in(t, 6))
+        with pytest.raises(ConnectionError):
+            t.fit()
     ours, theirs = tensors(run, 5), tensors(whole, 5)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def fails_in(t: Trainer, step: int) -> Callable[..., None]:
+    """A forward pass after which a rank is found to be gone."""
+
+    def hook(module: nn.Module, given: Any, output: Any) -> None:
+        if module.training and t.progress.step + 1 == step:
+            raise ConnectionError
+
+    return hook
 
 
 @pytest.mark.parametrize(("bad", "steps"), [(False, [5]), (True, [])])
 def test_a_state_among_bad_steps_is_not_worth_saving(bad: bool, steps: list[int], tmp_path: Path) -> None:
     t = trainer(tmp_path, steps=STEPS)
-    t.progress.health.bad = 0
 
     def happen(now: int) -> None:
         if now == 5 and bad:

@@ -104,6 +104,11 @@ class Saver:
         if self._thread is None and len(self._failures) >= failures:
             raise TooManyFailedSaves(str(self._failures[-1])) from self._failures[-1]
 
+    def exists(self) -> bool:
+        """Whether there is a checkpoint, once the save in flight is written; the same on every rank. Collective."""
+        self._wait(None)
+        return self._store.exists()
+
     def _wait(self, due: int | None) -> None:
         """Until no save is in flight; `due`: the step whose save has to wait for it."""
         if self._thread is not None:

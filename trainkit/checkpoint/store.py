@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit.checkpoint import manifest as m
 from trainkit.checkpoint import retention
 from trainkit.checkpoint.agree import Alone, agreed, reason, together
-from trainkit.errors import CheckpointError, ConfigError, Problem
+from trainkit.errors import CheckpointError, ConfigError, NoGoodCheckpoint, Problem
 from trainkit.protocols import Say, World
 from trainkit.runfolder import sync_folder
 from trainkit.settings import Checkpoint
@@ -162,7 +162,7 @@ class CheckpointStore:
         """The newest checkpoint that can be trusted. Damaged ones are named through `say` and passed over. The ranks
         divide the reading.
 
-        Raises CheckpointError if there are checkpoints and not one of them is good.
+        Raises NoGoodCheckpoint if there are checkpoints and not one of them is good.
         """
         damage = []
         for step in reversed(self._world.gather(m.steps(self.folder))[0]):
@@ -176,7 +176,7 @@ class CheckpointStore:
             if self._world.rank == 0:
                 self.say(f"{damage[-1]}; looking at the one before it")
         if damage:
-            raise CheckpointError(
+            raise NoGoodCheckpoint(
                 f"no checkpoint in {self.folder} can be trusted:\n    " + "\n    ".join(damage) + "\n"
                 "    restore one from a backup, or choose another run.dir to start anew"
             )

@@ -81,6 +81,8 @@ class Numbers:
                     died.write("x")
                     died.flush()
                     os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "again and again" and self.fetched == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "corrupts" and self.fetched == 7 and os.environ["RANK"] == "1" and not os.path.exists("once"):
             open("once", "w").close()
             MODELS[0].bias.data += 1e-3
@@ -228,6 +230,16 @@ def test_a_place_that_fails_again_is_left_out_and_taken_in_later(begun: Begin) -
     expected = Order(4000, 0).ids(0, 80).reshape(40, 2)
     for step, ids in enumerate(expected.tolist(), 1):
         assert sorted(i for row in rows if row["step"] == step for i in row["ids"]) == sorted(ids)
+
+
+def test_what_survivors_save_gives_no_budget_back(begun: Begin) -> None:
+    """Or a rank that dies every minute would have the run restarted for ever."""
+    job, folder = begun("again and again", "recovery.killed=2", "recovery.pause_s=0.0")
+    assert ended(job) == 1
+    assert len(events(folder, "failure")) == 3
+    assert [event["rescued_by"] for event in events(folder, "save")] == [0, 0, 0]
+    (given_up,) = events(folder, "give_up")
+    assert "recovery.killed=2 restarts without a new checkpoint are used up" in given_up["why"]
 
 
 def test_a_span_is_the_most_ranks_and_as_few_as_are_left(project: Path) -> None:

@@ -37,9 +37,9 @@ def hang(running: Running, chance: random.Random) -> None:
 
 
 def corrupt(running: Running, chance: random.Random) -> None:
-    """One bit of the newest checkpoint, and then the run needs it."""
+    """One bit of the newest checkpoint, and then the run needs it; where it is the only one, the run would end."""
     before = starts(running)
-    until(lambda: saved(running.run) != [], lambda: running.front.poll() is None)
+    until(lambda: len(saved(running.run)) > 1, lambda: running.front.poll() is None)
     _, ranks = running.processes()
     for rank in ranks:
         rank.suspend()  # no newer one

@@ -188,7 +188,7 @@ class Trainkit(Side):
 
     def second_rank(self) -> psutil.Process:
         (agent,) = psutil.Process(self.process.pid).children()
-        return sorted(agent.children(), key=lambda child: child.pid)[1]
+        return sorted((c for c in agent.children() if c.nice() == 0), key=lambda child: child.pid)[1]
 
 
 def main() -> None:

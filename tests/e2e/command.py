@@ -75,8 +75,8 @@ class Running:
         until(lambda: last_step(self.run) >= step, lambda: self.front.poll() is None)
 
     def processes(self) -> tuple[psutil.Process, list[psutil.Process]]:
-        """The agent, and the ranks that it has forked, by rank. Not the child in which it tries imports out, which gives
-        way to everybody."""
+        """The agent, and the ranks that it has forked, by rank. Not the child in which it tries imports out, which
+        gives way to everybody."""
         (agent,) = psutil.Process(self.front.pid).children()
         ranks = sorted((p for p in agent.children() if p.nice() == 0), key=lambda process: process.pid)
         self._seen |= {agent, *ranks}

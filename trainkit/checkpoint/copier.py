@@ -104,7 +104,7 @@ class Copier:
         stays = self._stays(found)
         with self._deleting:
             for step in reversed(m.committed(self._folder)):
-                marker = (m.step_folder(self._folder, step) / m.MARKER).read_text()
+                marker = (m.step_folder(self._folder, step) / m.MARKER).read_text(errors="replace")
                 if step in stays and step not in self._spoilt and markers.get(step) != marker:
                     self._copying = step
                     break

@@ -91,10 +91,10 @@ class Remote:
         return {_name(entry): entry["size"] for entry in entries if entry["type"] == "file"}
 
     def text(self, step: int, name: str) -> str:
-        """A small file."""
+        """A small file. Bytes that are no text, because it is damaged, are replaced."""
         store, _ = self._reached
         content: bytes = store.cat_file(self._path(step, name))
-        return content.decode()
+        return content.decode(errors="replace")
 
     def get(self, step: int, name: str, into: Path) -> None:
         """Fetch one file of a step into the folder `into`. It is not verified."""

@@ -45,10 +45,10 @@ def copied_steps() -> list[int]:
     return sorted(int(name.split("/")[0].removeprefix("step_")) for name in content() if name.endswith("/COMMITTED"))
 
 
-def flip(name: str) -> None:
-    """Flip one bit in the middle of a file in the store."""
+def flip(name: str, bit: int = 1) -> None:
+    """Flip a bit of the byte in the middle of a file in the store."""
     data = bytearray(content()[name])
-    data[len(data) // 2] ^= 1
+    data[len(data) // 2] ^= bit
     MemoryFileSystem().pipe_file(ROOT + name, bytes(data))
 
 

@@ -129,12 +129,39 @@ def test_a_local_checkpoint_that_is_damaged_is_told_once_and_not_copied(tmp_path
     assert ["__0_0.distcp has changed" in event["message"] for event in told.of("copy_failed")] == [True]
 
 
-def test_another_checkpoint_of_the_same_step_takes_the_place_of_its_copy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bit", [1, 128])
+def test_a_local_marker_that_is_damaged_leaves_the_copy_alone(bit: int, tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    copy(copier_of(tmp_path, Told()), 1)
+    before, told = content(), Told()
+    marker = step_folder(tmp_path, 1) / MARKER
+    marker.write_bytes(bytes([marker.read_bytes()[0] ^ bit]) + marker.read_bytes()[1:])
+    copy(copier_of(tmp_path, told), 1)
+    assert [(kind, fields["step"]) for kind, fields in told] == [("copy_failed", 1)]
+    assert content() == before
+
+
+@pytest.mark.parametrize("bit", [1, 128])
+def test_a_copy_whose_marker_is_damaged_is_made_again(bit: int, tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    copy(copier_of(tmp_path, Told()), 1)
+    flip(f"step_1/{MARKER}", bit)
+    copy(copier_of(tmp_path, Told()), 1)
+    assert content() == local(tmp_path)
+
+
+def test_another_checkpoint_of_the_same_step_takes_the_place_of_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved(tmp_path / "a", 1)
     copy(copier_of(tmp_path / "a", Told()), 1)
+    put_back(content() | {"step_1/__1_0.distcp": b"of a second rank"})
     store_in(tmp_path / "b").save(1, state(7), trainer(1))
+    seen: list[str] = []
+    watch(monkeypatch, seen.append)
     copy(copier_of(tmp_path / "b", Told()), 1)
     assert content() == local(tmp_path / "b")
+    assert seen[0] == f"rm_file step_1/{MARKER}"  # or a kill would leave the old marker over new files
 
 
 def test_a_file_that_does_not_arrive_whole_gets_no_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +220,7 @@ def test_another_machine_deletes_by_what_is_in_the_store_and_copies_nothing_twic
     assert store.latest() == step_folder(folder, 3)
     copy(copier)
     assert copied_steps() == [1, 2, 3]  # nothing goes before this process has saved one
+    assert told == []
     for step, loss in ((4, 0.7), (5, 0.6)):
         store.save(step, state(step), trainer(step, eval_loss=loss))
         store.prune(keep)
@@ -254,6 +282,15 @@ def test_an_empty_folder_gets_the_newest_copy(tmp_path: Path) -> None:
     assert steps(tmp_path / "b") == [2]
     assert verify(step_folder(tmp_path / "b", 2)) == []
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["step_2"]
+
+
+def test_half_a_copy_is_not_even_fetched(tmp_path: Path) -> None:
+    saved(tmp_path / "a", 1, 2)
+    copy(copier_of(tmp_path / "a", Told()), 2)
+    put_back({name: data for name, data in content().items() if name != f"step_2/{MARKER}"})
+    said: list[str] = []
+    assert elsewhere(tmp_path / "b", said).latest() == step_folder(tmp_path / "b", 1)
+    assert said == ["fetching memory://bucket/runs/a/step_1"]
 
 
 def test_what_is_here_and_as_new_is_not_fetched(tmp_path: Path) -> None:

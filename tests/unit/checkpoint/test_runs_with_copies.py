@@ -103,10 +103,11 @@ def test_a_store_that_never_answers_holds_up_neither_training_nor_the_end(
         assert [event["step"] for event in events(root, "save")] == [4, 8, 12]
         (failed,) = events(root, "copy_failed")
         assert "not done 0.05 s after the run; the same command copies it" in failed["message"]
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "copy"]
+        assert thread.daemon  # so that the process can end
     finally:
         go_on.set()
-    for thread in [thread for thread in threading.enumerate() if thread.name == "copy"]:
-        thread.join(PATIENCE_S)
+    thread.join(PATIENCE_S)
 
 
 def test_the_same_command_copies_what_a_killed_one_left(tmp_path: Path) -> None:

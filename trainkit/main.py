@@ -23,11 +23,14 @@ from trainkit.errors import EXIT_FAILED, ConfigError, CorruptError, Problem, Tra
 from trainkit.launcher._warm import note
 from trainkit.resilience.pulse import Lifeline, Pulse, unnoted
 from trainkit.resilience.stop import StopFlag
-from trainkit.runfolder import RunFolder, replace_text
+from trainkit.runfolder import RunFolder, is_url, replace_text
 
 if TYPE_CHECKING:
+    from trainkit.checkpoint.copier import Copier
     from trainkit.protocols import Data, Outcome, Training
     from trainkit.settings import Settings
+
+COPY_S = 600.0  # so long the end of a run waits for the copy of its last checkpoint
 
 stop = StopFlag()
 """Raised by a signal to this process; the agent installs it before it forks the ranks, so no signal is missed."""
@@ -87,12 +90,27 @@ def fit(settings: Settings, folder: RunFolder, attempt: int, lifeline: Lifeline 
     check(data)
     shake_hands(settings, data, world)
     engine = settings.strategy.build(training(settings), world)
-    store = CheckpointStore(
-        folder.checkpoints(settings.checkpoint.dir), world, attempt, about(settings, world.size), say
-    )
-    outcome = Trainer(settings, engine, world, data, store, folder, lifeline or Lifeline(stop)).fit()
+    copier = copies(settings, folder)
+    checkpoints = folder.checkpoints(settings.checkpoint.dir)
+    store = CheckpointStore(checkpoints, world, attempt, about(settings, world.size), say, copier)
+    lifeline = lifeline or Lifeline(stop)
+    trainer = Trainer(settings, engine, world, data, store, folder, lifeline)
+    outcome = trainer.fit()
     world.close()
+    if copier is not None:
+        copier.finish(COPY_S, lambda: lifeline.beat(trainer.progress.step, "finishing"))
     return outcome
+
+
+def copies(settings: Settings, folder: RunFolder) -> Copier | None:
+    """What copies the checkpoints to the store, if checkpoint.dir names one."""
+    url = settings.checkpoint.dir
+    if url is None or not is_url(url):
+        return None
+    from trainkit.checkpoint.copier import Copier
+    from trainkit.checkpoint.remote import Remote
+
+    return Copier(Remote(url), folder.checkpoints(url), settings.checkpoint, folder.event)
 
 
 def prepare(settings: Settings) -> None:

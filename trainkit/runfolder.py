@@ -2,8 +2,8 @@
 
     RUN/config.yaml                resolved configuration
     RUN/metrics.jsonl              one row per logged step
-    RUN/events.jsonl               launch, start, sample, save, save_failed, save_waits, cadence, bad_step, rollback,
-                                   asked, stop, failure, restart, give_up, end
+    RUN/events.jsonl               launch, start, sample, save, save_failed, save_waits, copy, copy_failed, cadence,
+                                   bad_step, rollback, asked, stop, failure, restart, give_up, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
     RUN/logs/attempt_A/rank_R.log
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class RunFolder:
         return self.root / "model"
 
     def checkpoints(self, configured: str | None) -> Path:
-        """Where checkpoints go; `configured` is checkpoint.dir."""
-        return Path(configured) if configured else self.root / "checkpoints"
+        """Where checkpoints are written; `configured` is checkpoint.dir. To a URL they are copied from here."""
+        return Path(configured) if configured and not is_url(configured) else self.root / "checkpoints"
 
     def logs(self, attempt: int) -> Path:
         return self.root / "logs" / f"attempt_{attempt}"
@@ -86,6 +87,11 @@ class RunFolder:
         """Append one event with the time (seconds since the epoch). One write call: lines of several
         processes do not mix (POSIX O_APPEND)."""
         append_line(self.events, {"event": kind, "time": time.time(), **fields})
+
+
+def is_url(place: str) -> bool:
+    """Whether checkpoint.dir names a store by a URL, such as s3://bucket/runs/a, and no folder."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:

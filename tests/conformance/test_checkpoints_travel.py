@@ -47,6 +47,26 @@ def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(
     ]
 
 
+def test_ranks_that_have_nothing_but_a_url_divide_the_fetching_and_end_bitwise_the_same(
+    pool: Pool, tmp_path: Path
+) -> None:
+    url = (tmp_path / "shared").as_uri()
+    whole, first, second = tmp_path / "whole", tmp_path / "first", tmp_path / "second"
+    options = {"strategy": "ddp", "checkpoint": {"every": 5}}
+    assert pool.run(2, train, str(whole), 1, None, options) == ["done"] * 2
+    options |= {"checkpoint": {"every": 5, "dir": url}}
+    assert pool.run(2, train, str(first), 1, 6 * 3 + 1, options) == ["stopped"] * 2
+    (step,) = [event["step"] for event in _events(first, "stop")]
+    assert sorted(event["step"] for event in _events(first, "copy")) == [5, step]  # by rank 0 alone, once each
+    shutil.rmtree(first)
+    assert pool.run(2, train, str(second), 1, None, options) == ["done"] * 2
+    assert [event["step"] for event in _events(second, "start")] == [step]
+    ours, theirs = tensors(second, 20), tensors(whole, 20)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["step_10", "step_15", "step_20"]
+
+
 TRAVEL: dict[str, Any] = {"ema": 0.9, "checkpoint": {"every": 10}}
 
 # Every kind of strategy, with the rank counts that it writes and reads at in the matrix.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trainkit.checkpoint.manifest import committed, read_trainer, step_folder, steps
 
@@ -20,8 +21,13 @@ def superseded(
     """
     old = [step for step in steps(folder) if step <= saved]
     good = [step for step in committed(folder) if step <= saved and step not in damaged]
-    kept = {step_folder(folder, step) for step in [*good[-keep:], *milestones(good, keep_every)]} | {best}
+    kept = {step_folder(folder, step) for step in staying(good, keep, keep_every)} | {best}
     return [path for path in (step_folder(folder, step) for step in old) if path not in kept]
+
+
+def staying(good: Sequence[int], keep: int, keep_every: int | None) -> set[int]:
+    """Of the steps `good`, oldest first, those that stay whatever they are worth."""
+    return {*good[-keep:], *milestones(good, keep_every)}
 
 
 def milestones(good: Iterable[int], every: int | None) -> list[int]:
@@ -40,16 +46,28 @@ def best(folder: Path, metric: str, mode: str, damaged: Collection[int] = ()) ->
     A checkpoint carries the newest evaluation before it. Of equals the oldest is therefore the one that was evaluated.
     """
     scores = {step: score(step_folder(folder, step), metric) for step in committed(folder) if step not in damaged}
+    step = best_of(scores, mode)
+    return None if step is None else step_folder(folder, step)
+
+
+def best_of(scores: Mapping[int, float | None], mode: str) -> int | None:
+    """The step with the lowest (`mode` 'min') or highest score, the first of equals; `scores` oldest first."""
     known = {step: value for step, value in scores.items() if value is not None}
-    if not known:
-        return None
-    return step_folder(folder, (max if mode == "max" else min)(known, key=known.__getitem__))
+    return (max if mode == "max" else min)(known, key=known.__getitem__) if known else None
 
 
 def score(path: Path, metric: str) -> float | None:
     """`metric` of the checkpoint `path`; None if it has none, or not a finite one, or cannot be read any more."""
     try:
-        value = read_trainer(path)["metrics"].get(metric)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return value(read_trainer(path), metric)
+    except (OSError, ValueError):
         return None
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def value(trainer: Any, metric: str) -> float | None:
+    """`metric` in the trainer's state of a checkpoint; None as in score()."""
+    try:
+        found = trainer["metrics"].get(metric)
+    except (LookupError, AttributeError, TypeError):
+        return None
+    return found if isinstance(found, int | float) and math.isfinite(found) else None

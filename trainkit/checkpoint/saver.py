@@ -1,6 +1,7 @@
 """Saves beside the training loop: never two at once, and a failure is told when it happens.
 
 save    wait for the one before -> copy the state -> a thread writes, commits and prunes while the loop goes on
+        -> what is committed is copied to the store, if there is one
         (the last one, and each one with checkpoint.asynchronous=false, is written before the loop goes on)
 close   wait for the one in flight, whatever ended the loop
 """
@@ -95,6 +96,7 @@ class Saver:
         self._tell("save", step=saved.step, path=str(saved.path), **seconds, bytes=saved.bytes)
         self._cadence.learn(stall, saved.seconds)
         self._store.prune(self._settings)
+        self._store.copy()  # after that, or what is about to be deleted would be copied
 
     def _failed(self, error: CheckpointError) -> None:
         self._failures.append(error)
@@ -121,6 +123,7 @@ class Saver:
             raise self._crash
 
     def __enter__(self) -> Saver:
+        self._store.copy()  # what a killed attempt, or an import, left uncopied
         return self
 
     def __exit__(

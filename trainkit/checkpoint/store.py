@@ -2,7 +2,8 @@
 
     save    .writing-step_N.ATTEMPT/ <- tensors, trainer.json; every file synced, and digested while it is written
             -> all ranks agree that theirs are written -> MANIFEST.json -> COMMITTED -> rename to step_N
-    latest  newest step whose marker, manifest and every checksum hold; a damaged one is named and passed over
+    latest  newest step whose marker, manifest and every checksum hold; a damaged one is named and passed over. Where
+            there are copies in a store, one that is newer or better is fetched
     load    names, types and shapes compared with the manifest, then read in place
     prune   deletes what retention.py says, once the newest is verified
 
@@ -15,7 +16,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,9 @@ from typing import TYPE_CHECKING, Any
 from trainkit.checkpoint import manifest as m
 from trainkit.checkpoint import retention
 from trainkit.checkpoint.agree import Alone, agreed, reason, together
+from trainkit.checkpoint.copier import Copier
+from trainkit.checkpoint.fetch import fetch, listed
+from trainkit.checkpoint.remote import Found
 from trainkit.errors import CheckpointError, ConfigError, NoGoodCheckpoint, Problem
 from trainkit.protocols import Say, World
 from trainkit.runfolder import sync_folder
@@ -47,11 +52,19 @@ class Saved:
 class CheckpointStore:
     """The checkpoints of one run folder. Every method but `prune` is collective: all ranks of `world` call it.
 
-    `about` describes the run (recipe, keys, strategy); it travels in the manifest.
+    `about` describes the run (recipe, keys, strategy); it travels in the manifest. `copier` knows of copies elsewhere.
     """
 
-    def __init__(self, folder: Path, world: World, attempt: int, about: Mapping[str, Any], say: Say) -> None:
-        self.folder, self.attempt = folder, attempt
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        attempt: int,
+        about: Mapping[str, Any],
+        say: Say,
+        copier: Copier | None = None,
+    ) -> None:
+        self.folder, self.attempt, self._copier = folder, attempt, copier
         self._world, self.about, self.say = world, about, say
         self._drafting: Drafting | None = None
         self._saved: int | None = None
@@ -140,7 +153,7 @@ class CheckpointStore:
             return True
         self.folder.mkdir(parents=True, exist_ok=True)
         sync_folder(self.folder.parent)
-        self._clear(".writing-*", ".deleted-*")
+        self._clear(".writing-*", ".deleted-*", ".fetching-*")
         if final.exists():
             final.rename(final.with_name(f".damaged-{final.name}.{time.time_ns()}"))
         writing.mkdir()
@@ -160,27 +173,70 @@ class CheckpointStore:
 
     def latest(self) -> Path | None:
         """The newest checkpoint that can be trusted. Damaged ones are named through `say` and passed over. The ranks
-        divide the reading.
+        divide the reading. Before this process has saved one, a copy in the store counts too, and is fetched.
 
-        Raises NoGoodCheckpoint if there are checkpoints and not one of them is good.
+        Raises NoGoodCheckpoint if there are checkpoints and not one of them is good, CheckpointError if a copy cannot
+        be fetched.
         """
-        damage = []
-        for step in reversed(self._world.gather(m.steps(self.folder))[0]):
+        here = self._world.gather(m.steps(self.folder))[0]
+        copies = self._copies(here)
+        damage: list[str] = []
+        for step in sorted({*here, *copies}, reverse=True):
             path = m.step_folder(self.folder, step)
-            shares = self._world.gather(m.verify(path, slice(self._world.rank, None, self._world.size)))
-            problems = list(dict.fromkeys(problem for share in shares for problem in share))
-            if not problems:
-                return path
+            if step in here:
+                if not (problems := self._wrong(path)):
+                    return path
+                damage.append(f"checkpoint {path} is damaged: {'; '.join(problems)}")
+            if step in copies:
+                if step in here:
+                    self._tell(f"{damage[-1]}; looking at its copy")
+                if not (problems := self._fetch(step, copies[step])):
+                    return path
+                damage.append(f"copy of step {step} in the store is damaged: {'; '.join(problems)}")
             self._damaged.add(step)
-            damage.append(f"checkpoint {path} is damaged: {'; '.join(problems)}")
-            if self._world.rank == 0:
-                self.say(f"{damage[-1]}; looking at the one before it")
+            self._tell(f"{damage[-1]}; looking at the one before it")
         if damage:
             raise NoGoodCheckpoint(
                 f"no checkpoint in {self.folder} can be trusted:\n    " + "\n    ".join(damage) + "\n"
                 "    restore one from a backup, or choose another run.dir to start anew"
             )
         return None
+
+    def _wrong(self, path: Path) -> list[str]:
+        """What is wrong with a checkpoint. The ranks divide the reading."""
+        shares = self._world.gather(m.verify(path, slice(self._world.rank, None, self._world.size)))
+        return list(dict.fromkeys(problem for share in shares for problem in share))
+
+    def _tell(self, text: str) -> None:
+        if self._world.rank == 0:
+            self.say(text)
+
+    def _copies(self, here: Sequence[int]) -> Found:
+        """The copies in the store that count. Raises CheckpointError if nobody can tell whether there are some, and
+        there is nothing `here`: the run would start anew, over what is there."""
+        if self._copier is None or not all(self._world.gather(self._saved is None)):
+            return {}
+        remote = self._copier.remote
+        try:
+            return listed(remote, self._world)
+        except CheckpointError as error:
+            told = f"{remote.url} does not tell which checkpoints it has: {error}"
+            if not here:
+                raise CheckpointError(f"{told}\n    {GO_ON}") from error
+            self._tell(f"{told}; going on with those in {self.folder}")
+            return {}
+
+    def _fetch(self, step: int, sizes: Mapping[str, int]) -> list[str]:
+        """Bring a copy here; what is wrong with it. Raises CheckpointError if the store or the disk fails: it would not
+        be right to go on from an older one."""
+        if self._copier is None:
+            return []
+        remote = self._copier.remote
+        self._tell(f"fetching {remote.where(step)}")
+        try:
+            return fetch(remote, step, sorted(sizes), self.folder, self._world)
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot fetch {remote.where(step)}: {error}\n    {GO_ON}") from error
 
     def load(self, path: Path, state: dict[str, Any], partial: bool = False) -> dict[str, Any]:
         """Read the verified checkpoint `path` into the tensors of `state`, in place; returns the trainer's state.
@@ -227,7 +283,7 @@ class CheckpointStore:
         hint = f"it was written with {', '.join(changed)}; " if changed else ""
         return f"{hint}set the same again, or choose another run.dir"
 
-    # ------------------------------------------------------------------------------------------ pruning
+    # ------------------------------------------------------------------------------- pruning, copying
 
     def prune(self, keep: Checkpoint) -> None:
         """Delete what `keep` does not say is to stay; nothing before this store has saved one and it is verified.
@@ -241,10 +297,17 @@ class CheckpointStore:
             if problems:
                 self.say(f"no old checkpoint is deleted: step {self._saved} is damaged: {'; '.join(problems)}")
                 return
-            for path in old:
-                m.discard(path)
+            with self._copier.sparing() if self._copier else nullcontext() as copied:
+                for path in old:
+                    if path != copied:
+                        m.discard(path)
         except OSError as error:
             self.say(f"old checkpoints in {self.folder} cannot be deleted: {reason(error)}")
+
+    def copy(self) -> None:
+        """Have the store get what it lacks, behind the training; rank 0 does it."""
+        if self._world.rank == 0 and self._copier is not None:
+            self._copier.ask(self._saved)
 
 
 def intact(folder: Path) -> str:

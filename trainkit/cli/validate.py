@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainkit.checkpoint.manifest import committed
 from trainkit.cli.run import prepare
 from trainkit.cli.terminal import say, show_rows, title
+from trainkit.config import newest
 from trainkit.errors import EXIT_DONE
 from trainkit.protocols import Cluster
-from trainkit.runfolder import RunFolder
 from trainkit.settings import Settings
 
 
@@ -73,6 +72,5 @@ def _checkpoints(settings: Settings) -> str:
 
 
 def _folder(settings: Settings) -> str:
-    folder = RunFolder(Path(settings.run.dir))
-    saved = committed(folder.checkpoints(settings.checkpoint.dir))
-    return f"{folder.root}, {f'goes on from step {saved[-1]}' if saved else 'new'}"
+    saved = newest(settings)
+    return f"{Path(settings.run.dir)}, {f'goes on from step {saved.step}' if saved else 'new'}"

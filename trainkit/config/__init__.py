@@ -9,5 +9,6 @@ from trainkit.config.build import build, load
 from trainkit.config.bundle import components, describe
 from trainkit.config.check import check, fitting
 from trainkit.config.compose import compose, draft
+from trainkit.config.saved import newest
 
-__all__ = ["build", "check", "components", "compose", "describe", "draft", "fitting", "load"]
+__all__ = ["build", "check", "components", "compose", "describe", "draft", "fitting", "load", "newest"]

@@ -13,11 +13,11 @@ from pathlib import Path
 import yaml
 
 from trainkit.checkpoint.cadence import parse
-from trainkit.checkpoint.manifest import MANIFEST, committed, step_folder
-from trainkit.errors import Problem
+from trainkit.config.saved import Newest, newest
+from trainkit.errors import ConfigError, Problem
 from trainkit.preflight import Configured, Divides
 from trainkit.protocols import Cluster
-from trainkit.runfolder import RunFolder
+from trainkit.runfolder import RunFolder, is_url
 from trainkit.settings import Settings, fixed_keys
 
 LEAST_FREE = 64 * 2**20
@@ -156,26 +156,29 @@ def _model(settings: Settings, cluster: Cluster) -> Sequence[Problem]:
 def _folder(settings: Settings) -> Iterator[Problem]:
     run = RunFolder(Path(settings.run.dir))
     problems = [*_writable("run.dir", run.root)]
-    if settings.checkpoint.dir is not None:
-        problems += _writable("checkpoint.dir", Path(settings.checkpoint.dir).absolute())
+    chosen = settings.checkpoint.dir
+    if chosen is not None and not is_url(chosen):
+        problems += _writable("checkpoint.dir", Path(chosen).absolute())
+    try:
+        saved = None if problems else newest(settings)
+    except ConfigError as error:
+        problems += error.problems
     if problems:
         yield from problems
         return
-    saved = committed(run.checkpoints(settings.checkpoint.dir))
-    if settings.resume == "must" and not saved:
+    if settings.resume == "must" and saved is None:
         yield Problem("resume", "must", f"there is no checkpoint in {run.root}", "set resume=auto to start anew")
-    if settings.resume == "never" and saved:
+    if settings.resume == "never" and saved is not None:
         yield Problem(
             "resume",
             "never",
-            f"{run.root} holds checkpoints up to step {saved[-1]}",
+            f"{saved.root} holds checkpoints up to step {saved.step}",
             "choose another run.dir, or resume=auto to go on",
         )
     other = [*_other_recipe(settings, run.config)] if run.config.exists() else []
     yield from other
-    if saved and not other and settings.resume != "never":
-        folder = run.checkpoints(settings.checkpoint.dir)
-        yield from _other_checkpoint(settings, step_folder(folder, saved[-1]) / MANIFEST)
+    if saved is not None and not other and settings.resume != "never":
+        yield from _other_checkpoint(settings, saved)
 
 
 def _writable(key: str, path: Path) -> Iterator[Problem]:
@@ -216,11 +219,11 @@ def _other_recipe(settings: Settings, config: Path) -> Iterator[Problem]:
         yield Problem("run.dir", settings.run.dir, f"this folder holds a run of {name} ({was})", hint)
 
 
-def _other_checkpoint(settings: Settings, manifest: Path) -> Iterator[Problem]:
+def _other_checkpoint(settings: Settings, saved: Newest) -> Iterator[Problem]:
     """A checkpoint goes on only with the keys that it was written with."""
     try:
-        wrote = json.loads(manifest.read_text())["about"]["fixed"]
-    except (OSError, ValueError, KeyError):
+        wrote = json.loads(saved.manifest)["about"]["fixed"]
+    except (ValueError, KeyError):
         return  # damaged: the rank that wants to read it says so, and takes the one before
     for key, after in fixed_keys(settings).items():
         before = wrote.get(key, after)
@@ -228,6 +231,6 @@ def _other_checkpoint(settings: Settings, manifest: Path) -> Iterator[Problem]:
             yield Problem(
                 key,
                 after,
-                f"the checkpoint {manifest.parent} was written with {before}, and does not fit another",
+                f"the checkpoint {saved.where} was written with {before}, and does not fit another",
                 f"set {key}={before} to go on, or choose another run.dir",
             )

@@ -115,6 +115,11 @@ class Console:
         elif kind == "save_waits":
             waits = f"step {event['step']} waits until step {event['behind']} is on the disk"
             self._say(f"[bold]saving[/bold] {waits}; a larger checkpoint.every would spare the time")
+        elif kind == "copy":
+            size = f"{event['bytes'] / 2**20:.1f} MiB in {event['seconds']:.1f} s"
+            self._say(f"[bold]copied[/bold] step {event['step']}: {escape(event['path'])} ({size})")
+        elif kind == "copy_failed":
+            self._say(f"[bold red]not copied[/bold red]: {escape(event['path'])}: {escape(event['message'])}")
         elif kind == "cadence":
             self._say(f"[bold]saving[/bold] every {duration(event['every_s'])}: {escape(event['message'])}")
         elif kind == "bad_step":

@@ -30,7 +30,8 @@ class Watch:
         Call it often: steps are timed between two calls."""
         newest = max(beats, key=lambda beat: beat.at)
         last = self._last
-        if last is None:
+        if last is None or (newest.section == "starting" and newest.step > last.step):
+            self._start = max(self._start, newest.step)  # a checkpoint from a store is newer than what was known
             self._last = newest
         elif newest.step > (before := max(last.step, self._start)):
             self._seconds.append((newest.at - last.at) / (newest.step - before))

@@ -38,6 +38,8 @@ def test_a_run_in_plain_lines(tmp_path: Path) -> None:
     folder.event("save", step=10, path="/runs/x/step_10", seconds=1.26, bytes=3 * 2**20)
     folder.event("save_failed", step=10, message="the disk is full")
     folder.event("save_waits", step=10, behind=8)
+    folder.event("copy", step=10, path="s3://b/x/step_10", seconds=2.04, bytes=3 * 2**20)
+    folder.event("copy_failed", step=10, path="s3://b/x/step_10", message="no [such] bucket")
     folder.event("cadence", every_s=90.2, stall=0.1, message="a save [x] costs little")
     folder.event("stop", step=10)
     shown.close()
@@ -50,6 +52,8 @@ def test_a_run_in_plain_lines(tmp_path: Path) -> None:
         "saved step 10: /runs/x/step_10 (3.0 MiB in 1.3 s)",
         "not saved: the disk is full",
         "saving step 10 waits until step 8 is on the disk; a larger checkpoint.every would spare the time",
+        "copied step 10: s3://b/x/step_10 (3.0 MiB in 2.0 s)",
+        "not copied: s3://b/x/step_10: no [such] bucket",
         "saving every 1 min 30 s: a save [x] costs little",
         "stopped at step 10",
         "held-out at step 10: loss 2.0000  accuracy 0.7500  (loss at the start 4.0000)",

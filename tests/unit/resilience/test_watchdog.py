@@ -62,6 +62,18 @@ def test_steps_too_fast_to_be_seen_one_by_one_count() -> None:
     assert watch.limit(both(104, "training", 9.0)) == 60.0
 
 
+def test_a_run_that_goes_on_from_further_than_was_known_has_its_slow_first_steps_too() -> None:
+    """On a machine that had to fetch the checkpoint."""
+    watch = Watch(AUTO, 0)
+    assert watch.look(both(0, "starting", 0.0), 0.0) is None
+    assert watch.look(both(100, "starting", 50.0), 50.0) is None
+    assert watch.look(both(101, "training", 51.0), 51.0) is None
+    assert watch.limit(both(101, "training", 51.0)) == 1800.0
+    for step in (102, 103, 104):
+        assert watch.look(both(step, "training", step), step) is None
+    assert watch.limit(both(104, "training", 104)) == 60.0
+
+
 def test_a_time_that_is_set_holds_for_steps() -> None:
     watch, now = after([0.1] * 5, Watchdog(timeout=3.0, slow=20.0))
     assert watch.look(both(6, "training", now), now + 3.1) is not None

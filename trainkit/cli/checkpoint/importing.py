@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from trainkit.checkpoint.manifest import committed
 from trainkit.cli.checkpoint.words import parse
 from trainkit.cli.run import prepare
 from trainkit.cli.terminal import say, size
+from trainkit.config import newest
 from trainkit.errors import EXIT_DONE, ConfigError, Problem, TrainkitError
 from trainkit.foreign.formats import FORMATS, recognise
 from trainkit.runfolder import RunFolder, replace_text
@@ -37,8 +37,8 @@ def main(words: Sequence[str]) -> int:
     chosen = recognise(source, given.get("--format"))
     config, settings, _ = prepare([*keys, f"run.dir={run}"])
     folder = RunFolder(Path(settings.run.dir))
-    if saved := committed(folder.checkpoints(settings.checkpoint.dir)):
-        raise ConfigError([Problem("", "", f"{folder.root} has checkpoints up to step {saved[-1]}", "name a new run")])
+    if saved := newest(settings):
+        raise ConfigError([Problem("", "", f"{saved.root} has checkpoints up to step {saved.step}", "name a new run")])
     made = bring(settings, source, chosen, step, "--weights-only" in given)
     replace_text(folder.config, yaml.safe_dump(config, sort_keys=False))
     say(f"{made.path}: step {made.step}, {size(made.bytes)}, from {chosen} {source}")

@@ -179,7 +179,7 @@ class Trainer:
         loss_sum = self.engine.forward_backward(share, weight)
         if logs or self.settings.anomaly.spike is not None:
             loss_sum = over_all_ranks(loss_sum, self.world)
-        why = self.spike(loss_sum, weight)
+        why = self.spike(loss_sum, weight) if self.settings.anomaly.spike is not None else None
         if why is None:
             self.between = False
             norm = self.engine.update(lr)
@@ -199,10 +199,8 @@ class Trainer:
         return self.progress.health.bad > 0 and self.guard.may_go_back() and self.saver.exists()
 
     def spike(self, loss_sum: Tensor, weight: float) -> str | None:
-        """Why the loss of a global batch speaks against training it, if spikes are looked for."""
-        if self.settings.anomaly.spike is None or not weight:
-            return None
-        return self.guard.spike(self.progress.health, loss_sum.item() / weight)
+        """Why the loss of a global batch speaks against training it; None if it does not, or nothing counts."""
+        return self.guard.spike(self.progress.health, loss_sum.item() / weight) if weight else None
 
     def log_row(
         self, row: dict[str, Any], weight: float, trained: tuple[Tensor, Tensor] | None, evaluates: bool

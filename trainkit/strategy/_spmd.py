@@ -79,7 +79,8 @@ class SpmdEngine:
         return self.task.loss(self._wrapped(**batch.inputs), batch.targets)
 
     def forward_backward(self, share: Sequence[Batch], weight: float) -> Tensor:
-        self._remember()
+        if self._statistics:
+            self._remember()
         try:
             return self._accumulate(share, weight)
         except Exception:  # whoever saves the step before has to find it
@@ -99,7 +100,8 @@ class SpmdEngine:
             total = loss if total is None else total + loss
         if total is None:
             raise ValueError("a share has at least one micro-batch, if only a filler")
-        self._settle()
+        if self._statistics:
+            self._settle()
         return total
 
     def _remember(self) -> None:

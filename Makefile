@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
 
-.PHONY: run test test-all install horovod golden bench clean help
+.PHONY: run test test-all install horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -55,6 +55,10 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/strategies.py
+
+# make soak     a run whose ranks are killed a hundred times
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m tests.chaos.soak
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ from trainkit.data.order import Order
 from trainkit.data.plan import Plan
 
 SHOWN = 5  # of the numbers in a list
+FEW = 2  # attempts at each end of the lineage that are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,9 @@ def lineage(journal: Journal) -> Finding:
         if before and attempt.first > 0 and attempt.source not in before:
             wrong.append(f"attempt {attempt.number} begins at step {attempt.first}, which none before it had saved")
         before.append(attempt.number)
-    return _finding("attempts", wrong, ", ".join(_told(attempt) for attempt in journal.attempts))
+    told = [_told(attempt) for attempt in journal.attempts]
+    more = [f"{len(told) - 2 * FEW} more"] if len(told) > 2 * FEW else []
+    return _finding("attempts", wrong, ", ".join([*told[:FEW], *more, *told[-FEW:]] if more else told))
 
 
 def _told(attempt: Attempt) -> str:

@@ -120,6 +120,14 @@ def test_a_checkpoint_without_its_manifest_is_damaged(run: Path) -> None:
     assert "step 20 is damaged" in found(run)["checkpoints"].detail
 
 
+def test_of_many_attempts_the_first_and_the_last_are_told(run: Path) -> None:
+    folder = RunFolder(run)
+    for attempt in range(3, 10):
+        folder.event("launch", attempt=attempt, ranks=1)
+    detail = found(run)["attempts"].detail
+    assert detail.startswith("1 from step 0 to 7 (stopped), 2 from step 7 to 24 (done), 5 more, 8 did not start, ")
+
+
 def test_two_lineages_are_found(run: Path) -> None:
     edit(run / "events.jsonl", lambda rows: rows.extend(rows[:2]))
     assert "attempt 1 follows attempt 2" in found(run)["attempts"].detail

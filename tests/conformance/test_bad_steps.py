@@ -71,10 +71,10 @@ def test_both_kinds_are_met(alone: Path) -> None:
     assert any("deviations" in why for why in told)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "ranks"),
-    [*EACH, *(pytest.param(*c, marks=pytest.mark.slow) for c in WHOLE + DIVIDED if c not in EACH)],
-)
+CELLS = [*EACH, *(pytest.param(*c, marks=pytest.mark.slow) for c in WHOLE + DIVIDED if c not in EACH)]
+
+
+@pytest.mark.parametrize(("strategy", "ranks"), CELLS)
 def test_bad_steps_leave_the_same_run_under_every_strategy(
     strategy: str, ranks: int, pool: Pool, alone: Path, tmp_path: Path
 ) -> None:
@@ -94,7 +94,7 @@ def judged_by(world: World, name: str) -> tuple[float, float]:
     return loss.item(), engine.update(1e-3).item()
 
 
-@pytest.mark.parametrize(("strategy", "ranks"), [*WHOLE, *DIVIDED])
+@pytest.mark.parametrize(("strategy", "ranks"), CELLS)
 def test_every_rank_sees_the_same_numbers_to_the_bit(strategy: str, ranks: int, pool: Pool) -> None:
     """So that none has to ask the others whether a step is bad."""
     assert len(set(pool.run(ranks, on_world, strategy, judged_by))) == 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -195,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or both would train on for ever
     with tempfile.TemporaryDirectory() as root:
         sides = {"torchrun": Torchrun(Path(root) / "torchrun"), "trainkit": Trainkit(Path(root) / "trainkit")}
         try:

@@ -158,6 +158,7 @@ class ZeroEngine(SpmdEngine):
         self._wrapped.step()
         norm = float(self._wrapped.get_global_grad_norm())
         if not math.isfinite(norm):  # DeepSpeed has dropped the gradients
+            self.partitions.dropped()
             self._recall()
         elif self.average is not None:
             self.average.update()

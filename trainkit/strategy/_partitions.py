@@ -60,6 +60,10 @@ class Partitions(ABC):
     def discard(self) -> None:
         """Drop the gradients."""
 
+    @abstractmethod
+    def dropped(self) -> None:
+        """Call it after a step that DeepSpeed itself has left out. Collective."""
+
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """The optimizer's state by parameter; what has a value per weight is a view of this rank's part. A fresh
         optimizer is given its state by a step at a learning rate of zero on gradients of zero, and its traces are
@@ -110,6 +114,9 @@ class Stage12(Partitions):
     def publish(self) -> None:
         self.zero.update_lp_params()
 
+    def dropped(self) -> None:
+        """Nothing is missing."""
+
     def discard(self) -> None:
         zero = self.zero
         zero.zero_grad(set_to_none=True)
@@ -135,6 +142,10 @@ class Stage3(Partitions):
         self.zero._partition_all_parameters()  # else what is kept whole counts as gathered already
         for i in range(len(self.weights)):
             self.zero._reassign_or_swap_out_partitioned_parameters(i)
+        self.dropped()
+
+    def dropped(self) -> None:
+        """What is kept whole is gathered at the end of every step but such a one, and the next backward expects it."""
         kept_whole = self.zero.persistent_parameters
         if kept_whole:
             kept_whole[0].all_gather(kept_whole)

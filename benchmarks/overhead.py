@@ -35,7 +35,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import common  # noqa: E402
+from benchmarks import common, probes  # noqa: E402
 from benchmarks.common import BATCH, CLIP, SmallTask, X, Y, make_model, make_optimizer, rotated, sample_ids  # noqa: E402
 from trainkit import main as trainkit_main  # noqa: E402
 from trainkit.runfolder import RunFolder, read_lines  # noqa: E402
@@ -234,19 +234,11 @@ def calls(run: Callable[[int], float], steps: int) -> float:
     """Python function calls per step: (calls of 2N steps - calls of N steps) / N."""
 
     def count(n: int) -> int:
-        total = 0
-
-        def profile(frame: Any, event: str, argument: Any) -> None:
-            nonlocal total
-            total += event == "call"
-
-        sys.setprofile(profile)
-        try:
+        with probes.calls() as made:
             run(n)
-        finally:
-            sys.setprofile(None)
+            (total,) = made()
         settle()
-        return total
+        return int(total)
 
     run(2)
     settle()

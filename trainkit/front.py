@@ -27,6 +27,7 @@ from trainkit import __version__
 from trainkit.console import Console, closing, screen, summarise
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.protocols import Cluster, Job, RunInfo
+from trainkit.resilience import failure
 from trainkit.resilience.lock import RunLock
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
 from trainkit.secrets import flat
@@ -122,15 +123,8 @@ def unexplained(folder: RunFolder, code: int) -> dict[str, Any]:
     """The `failure` event for a launcher that could not write it: the out-of-memory killer ended it, or a full disk."""
     attempt = folder.next_attempt() - 1
     end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    return {
-        "attempt": attempt,
-        "log": str(folder.logs(attempt) / "agent.log"),
-        "rank": None,
-        "host": socket.gethostname(),
-        "exit_code": EXIT_FAILED,
-        "message": f"the process that starts the ranks {end}",
-        "traceback": "",
-    }
+    told = failure.event(f"the process that starts the ranks {end}", None)
+    return {"attempt": attempt, "log": str(folder.logs(attempt) / "agent.log"), **told}
 
 
 def tracker_status(code: int) -> Status:

@@ -10,9 +10,7 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
-import time
 import traceback
 from dataclasses import replace
 from functools import partial
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from trainkit.errors import EXIT_FAILED, ConfigError, CorruptError, Problem, TrainkitError
 from trainkit.launcher._warm import note
+from trainkit.resilience import failure
 from trainkit.resilience.pulse import Lifeline, Pulse, unnoted
 from trainkit.resilience.stop import StopFlag
 from trainkit.runfolder import RunFolder, is_url, replace_text
@@ -49,19 +48,13 @@ def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> Outco
         if not isinstance(error, TrainkitError):  # the others say it all in their message
             traceback.print_exc()
         code = error.exit_code if isinstance(error, TrainkitError) else EXIT_FAILED
-        failure = {
-            "rank": rank,
-            "host": socket.gethostname(),
-            "time": time.time(),
-            "exit_code": code,
-            "message": str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exc(),
-        }
+        message = str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}"
+        told = failure.event(message, rank) | {"exit_code": code, "traceback": traceback.format_exc()}
         if isinstance(error, TrainkitError) and error.hopeless:
-            failure |= {"cause": "refused"}
+            told |= {"cause": "refused"}
         if isinstance(error, CorruptError):  # all ranks raise it; it is told of the one that it is about
-            failure |= {"rank": error.rank, "cause": "corrupt"}
-        replace_text(folder.logs(attempt) / f"rank_{rank}.failure.json", json.dumps(failure))
+            told |= {"rank": error.rank, "cause": "corrupt"}
+        replace_text(folder.logs(attempt) / f"rank_{rank}.failure.json", json.dumps(told))
         pulse.beat(rank, pulse.read(rank).step, "leaving")
         sys.exit(code)
 

@@ -352,8 +352,7 @@ class Trainer:
             self.folder.event("save_failed", step=step, message=f"{type(error).__name__}: {error}", in_a_row=1)
             return
         if saved is not None:
-            cost = {"seconds": round(saved.seconds, 3), "stall": round(saved.seconds, 3), "bytes": saved.bytes}
-            self.folder.event("save", step=step, path=str(saved.path), rescued_by=self.world.rank, **cost)
+            self.folder.event("save", **saved.told(saved.seconds), rescued_by=self.world.rank)
 
     def finish(self) -> None:
         """Show what the model does now and write it for use without trainkit."""

@@ -6,6 +6,8 @@ import random
 import signal
 from collections.abc import Callable
 
+import psutil
+
 from tests.e2e.command import Running, events, lines, saved, until
 
 Fault = Callable[[Running, random.Random], None]
@@ -20,20 +22,22 @@ def until_it_is_back(running: Running, attempts: int) -> None:
     until(lambda: starts(running) > attempts, lambda: running.front.poll() is None)
 
 
-def kill(running: Running, chance: random.Random) -> None:
-    """As the out-of-memory killer does it, wherever the rank is: between two steps, in one, in a save."""
+def befall(running: Running, chance: random.Random, what: Callable[[psutil.Process], None]) -> None:
+    """Do `what` to a rank, and wait until the run has restarted."""
     before = starts(running)
     _, ranks = running.processes()
-    ranks[chance.randrange(len(ranks))].kill()
+    what(ranks[chance.randrange(len(ranks))])
     until_it_is_back(running, before)
+
+
+def kill(running: Running, chance: random.Random) -> None:
+    """As the out-of-memory killer does it, wherever the rank is: between two steps, in one, in a save."""
+    befall(running, chance, psutil.Process.kill)
 
 
 def hang(running: Running, chance: random.Random) -> None:
     """A rank that does nothing any more."""
-    before = starts(running)
-    _, ranks = running.processes()
-    ranks[chance.randrange(len(ranks))].suspend()
-    until_it_is_back(running, before)
+    befall(running, chance, psutil.Process.suspend)
 
 
 def corrupt(running: Running, chance: random.Random) -> None:

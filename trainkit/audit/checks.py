@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from trainkit.audit.journal import Attempt, Journal
 from trainkit.checkpoint.manifest import read_manifest, step_folder, steps, verify
 from trainkit.data.order import Order
 from trainkit.data.plan import Plan
+from trainkit.tracker.follower import reason
 
 SHOWN = 5  # of the numbers in a list
 FEW = 2  # attempts at each end of the lineage that are told
@@ -40,9 +40,7 @@ def lineage(journal: Journal) -> Finding:
     """Each attempt went on from where one before it had saved, or from the start."""
     wrong: list[str] = []
     before: list[int] = []  # attempts that have trained
-    for last, attempt in pairwise([None, *journal.attempts]):
-        if attempt is None:
-            continue
+    for last, attempt in zip([None, *journal.attempts], journal.attempts, strict=False):
         if last is not None and attempt.number <= last.number:
             wrong.append(f"attempt {attempt.number} follows attempt {last.number}")
         if attempt.started is None:
@@ -94,11 +92,10 @@ def rows(journal: Journal) -> Finding:
 def due(journal: Journal, last: int) -> set[int]:
     """The steps up to `last` of which there has to be a row: train.log_every may change between attempts."""
     wanted: set[int] = set()
-    for start, following in pairwise([*journal.starts, None]):
-        if start is not None:
-            stop = last if following is None else min(last, following["step"])
-            every = start["log_every"]
-            wanted |= {step for step in range(start["step"] + 1, stop + 1) if step % every == 0}
+    for start, following in zip(journal.starts, [*journal.starts[1:], None], strict=True):
+        stop = last if following is None else min(last, following["step"])
+        every = start["log_every"]
+        wanted |= {step for step in range(start["step"] + 1, stop + 1) if step % every == 0}
     return wanted
 
 
@@ -165,7 +162,7 @@ def tracked(journal: Journal, held: Callable[[], Sequence[int] | None]) -> Findi
     try:
         there = held()
     except Exception as error:  # whatever a tracker raises means the same here: it cannot be asked
-        return Finding(None, "tracker", f"cannot be asked: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+        return Finding(None, "tracker", f"cannot be asked: {reason(error)}")
     if there is None:
         return Finding(None, "tracker", "nothing is tracked (tracker=none)")
     wanted, wrong = [row["step"] for row in journal.rows], []

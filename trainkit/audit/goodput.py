@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 
 from trainkit.audit.journal import Attempt, Journal, Row
 
@@ -45,9 +44,8 @@ class Goodput:
 def goodput(journal: Journal) -> Goodput:
     """Of the run of `journal`."""
     total = Goodput()
-    for attempt, following in pairwise([*journal.attempts, None]):
-        if attempt is not None:
-            _add(total, journal, attempt, following)
+    for attempt, following in zip(journal.attempts, [*journal.attempts[1:], None], strict=True):
+        _add(total, journal, attempt, following)
     return total
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +53,7 @@ def fetch(remote: Remote, step: int, names: Sequence[str], folder: Path, ranks: 
             shutil.rmtree(fetching)
             return
         if final.exists():
-            final.rename(final.with_name(f".damaged-{final.name}.{time.time_ns()}"))
+            m.set_aside(final)
         fetching.rename(final)
         sync_folder(folder)
 

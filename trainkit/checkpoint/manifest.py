@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +50,17 @@ def digest(path: Path) -> Digest:
     return Digest(size, state.hexdigest())
 
 
+STEP = re.compile(r"step_(0|[1-9][0-9]*)")
+"""The name of a checkpoint's folder."""
+
+
 def step_folder(folder: Path, step: int) -> Path:
     return folder / f"step_{step}"
 
 
 def steps(folder: Path) -> list[int]:
     """Steps that have a folder, oldest first. Says nothing of what is in it: see verify()."""
-    names = [re.fullmatch(r"step_(0|[1-9][0-9]*)", path.name) for path in folder.glob("step_*")]
+    names = [STEP.fullmatch(path.name) for path in folder.glob("step_*")]
     return sorted(int(name[1]) for name in names if name)
 
 
@@ -106,6 +111,11 @@ def discard(path: Path) -> None:
     path.rename(deleted)
     sync_folder(path.parent)
     shutil.rmtree(deleted)
+
+
+def set_aside(path: Path) -> None:
+    """Move a damaged checkpoint out of the way of another one of its step, for a person to look at."""
+    path.rename(path.with_name(f".damaged-{path.name}.{time.time_ns()}"))
 
 
 def verify(path: Path, share: slice = slice(None)) -> list[str]:

@@ -9,17 +9,14 @@ and what has none is half a copy, to be written again or deleted.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainkit.checkpoint.manifest import MANIFEST, MARKER, read_manifest
+from trainkit.checkpoint.manifest import MANIFEST, MARKER, STEP, read_manifest
 from trainkit.secrets import without_login
-
-STEP = re.compile(r"step_(0|[1-9][0-9]*)")
 
 Found = Mapping[int, Mapping[str, int]]
 """Of each step that has files in the store, oldest first: the size in bytes of each by its name."""

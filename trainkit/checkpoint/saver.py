@@ -92,8 +92,7 @@ class Saver:
             return
         self._failures.clear()
         stall = saved.seconds if stall is None else stall
-        seconds = {"seconds": round(saved.seconds, 3), "stall": round(stall, 3)}
-        self._tell("save", step=saved.step, path=str(saved.path), **seconds, bytes=saved.bytes)
+        self._tell("save", **saved.told(stall))
         self._cadence.learn(stall, saved.seconds)
         self._store.prune(self._settings)
         self._store.copy()  # after that, or what is about to be deleted would be copied

@@ -48,6 +48,11 @@ class Saved:
     seconds: float
     bytes: int
 
+    def told(self, stall: float) -> dict[str, Any]:
+        """The fields of the `save` event; the loop stood still for `stall` seconds."""
+        seconds = {"seconds": round(self.seconds, 3), "stall": round(stall, 3)}
+        return {"step": self.step, "path": str(self.path), **seconds, "bytes": self.bytes}
+
 
 class CheckpointStore:
     """The checkpoints of one run folder. Every method but `prune` is collective: all ranks of `world` call it.
@@ -155,7 +160,7 @@ class CheckpointStore:
         sync_folder(self.folder.parent)
         self._clear(".writing-*", ".deleted-*", ".fetching-*")
         if final.exists():
-            final.rename(final.with_name(f".damaged-{final.name}.{time.time_ns()}"))
+            m.set_aside(final)
         writing.mkdir()
         return False
 

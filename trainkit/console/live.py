@@ -108,16 +108,14 @@ class Console:
                 f"{self._total} steps, {event['ranks']} rank(s) on {event['device']}{resumed}"
             )
         elif kind == "save":
-            size = f"{event['bytes'] / 2**20:.1f} MiB in {event['seconds']:.1f} s"
-            self._say(f"[bold]saved[/bold] step {event['step']}: {escape(event['path'])} ({size})")
+            self._say(f"[bold]saved[/bold] {_written(event)}")
         elif kind == "save_failed":
             self._say(f"[bold red]not saved[/bold red]: {escape(event['message'])}")
         elif kind == "save_waits":
             waits = f"step {event['step']} waits until step {event['behind']} is on the disk"
             self._say(f"[bold]saving[/bold] {waits}; a larger checkpoint.every would spare the time")
         elif kind == "copy":
-            size = f"{event['bytes'] / 2**20:.1f} MiB in {event['seconds']:.1f} s"
-            self._say(f"[bold]copied[/bold] step {event['step']}: {escape(event['path'])} ({size})")
+            self._say(f"[bold]copied[/bold] {_written(event)}")
         elif kind == "copy_failed":
             self._say(f"[bold red]not copied[/bold red]: {escape(event['path'])}: {escape(event['message'])}")
         elif kind == "cadence":
@@ -162,6 +160,12 @@ class Console:
             f"[bold yellow]restarting[/bold yellow] {event['ranks']} rank(s) from step {event['step']}{pause}: "
             f"attempt {event['attempt']}, {escape(event['why'])}"
         )
+
+
+def _written(event: dict[str, Any]) -> str:
+    """Which checkpoint was written where, and what it cost."""
+    cost = f"{event['bytes'] / 2**20:.1f} MiB in {event['seconds']:.1f} s"
+    return f"step {event['step']}: {escape(event['path'])} ({cost})"
 
 
 def quantity(value: float) -> str:

@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.command import trainkit
 
 RECIPE = ("recipe=image_classification", "recipe.dropout=0.0", "train.device=cpu")
+LLAMA = ("recipe=llm_pretrain", "recipe.corpus=stdlib", "train.global_batch=4", "train.device=cpu")
 
 
 @pytest.fixture
@@ -18,9 +19,9 @@ def temporary(tmp_path: Path) -> Path:
     return tmp_path / "temporary"
 
 
-def verify(temporary: Path, *words: str, code: int) -> str:
+def verify(temporary: Path, *words: str, code: int, recipe: tuple[str, ...] = RECIPE) -> str:
     """What `verify WORDS` answers; it leaves nothing behind. (torch makes a folder for its compiler, where it runs.)"""
-    process = trainkit(temporary.parent, "verify", *words, *RECIPE, TMPDIR=str(temporary))
+    process = trainkit(temporary.parent, "verify", *words, *recipe, TMPDIR=str(temporary))
     assert process.returncode == code, process.stdout + process.stderr
     assert list(temporary.parent.iterdir()) == [temporary]
     assert list(temporary.glob("*" if code == 2 else "trainkit*")) == []
@@ -41,6 +42,19 @@ def test_one_rank_and_two_train_the_same(temporary: Path, precision: str) -> Non
     assert {"sample ids", "loss", "grad_norm"} < set(sizes(text))
     assert any(name.startswith("model.") for name in sizes(text))
     assert any(name.startswith("optimizer.") for name in sizes(text))
+
+
+@pytest.mark.slow
+def test_weights_whose_gradient_is_only_rounding_do_not_count(temporary: Path) -> None:
+    """Tensor parallel sums in another order. AdamW turns what is left of a gradient that cancels out into a step."""
+    text = verify(temporary, "local", "tensor@2", code=0, recipe=LLAMA)
+    assert text.endswith("local and tensor@2 train the same (fp32)\n")
+
+
+def test_half_the_learning_rate_is_found_in_bf16_too(temporary: Path) -> None:
+    text = verify(temporary, "local", "local:optimizer.lr=0.0015", "train.precision=bf16", code=1)
+    assert "differ from step" in text
+    assert max(size for name, size in sizes(text).items() if name.startswith("model.")) > 5e-2
 
 
 def test_another_learning_rate_shows_in_the_first_weights(temporary: Path) -> None:

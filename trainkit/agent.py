@@ -11,7 +11,7 @@
 
 It is started before there is anything to run, so that torch's import overlaps with the front's own work, and waits
 for one line on stdin: [run folder, numbers of ranks that it may run with, attempt]. End of file instead means that
-nothing is to be run.
+nothing is to be run. With a fourth entry, how to reach them, the ranks are on several machines (nodes.py).
 
 Forking costs milliseconds where a fresh interpreter would import torch again. Nothing here may touch CUDA or start
 torch's thread pools, because neither survives a fork.
@@ -36,15 +36,17 @@ import yaml
 
 from trainkit import main as rank
 from trainkit.checkpoint.manifest import committed
-from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
+from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
+from trainkit.launcher._order import Order
 from trainkit.launcher._ranks import Death, Ranks
 from trainkit.launcher._warm import warm_up
+from trainkit.nodes import NodeRanks, Nodes
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure, recovery
 from trainkit.resilience.lock import RunLock
 from trainkit.resilience.pulse import Pulse
 from trainkit.resilience.watchdog import Watch, described
-from trainkit.runfolder import RunFolder, read_lines
+from trainkit.runfolder import RunFolder, guard, read_lines
 from trainkit.settings import Recovery, Watchdog
 
 PR_SET_PDEATHSIG = 1
@@ -70,7 +72,7 @@ def main() -> int:
     order = sys.stdin.readline()
     if not order:
         return EXIT_DONE
-    root, sizes, attempt = json.loads(order)
+    root, sizes, attempt, *nodes = json.loads(order)
     folder = RunFolder(Path(root))
     with (folder.logs(attempt) / "agent.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
@@ -81,13 +83,33 @@ def main() -> int:
         log_file = str(folder.logs(attempt) / "agent.log")
         folder.event("failure", attempt=attempt, log=log_file, **failure.event(str(error), None))
         return EXIT_FAILED
-    return Agent(folder, yaml.safe_load(folder.config.read_text())).supervise(sizes, attempt)
+    config = yaml.safe_load(folder.config.read_text())
+    if not nodes:
+        return Agent(folder, config).supervise(sizes, attempt)
+    return supervise_nodes(folder, config, sizes, attempt, nodes[0])
+
+
+def supervise_nodes(folder: RunFolder, config: Mapping[str, Any], sizes: Sequence[int], attempt: int, to: Any) -> int:
+    """The same with ranks on several machines."""
+    order = Order(**to)
+    os.environ.update(order.owner)
+    try:
+        nodes = Nodes(order, lambda: rank.stop.raised)
+    except TrainkitError as error:
+        told = failure.event(str(error), None) | {"log": str(folder.logs(attempt) / "agent.log"), "cause": "lost"}
+        folder.event("failure", attempt=attempt, **told)
+        return EXIT_STOPPED if rank.stop.raised else EXIT_FAILED
+    try:
+        return Agent(folder, config, nodes).supervise(sizes, attempt)
+    finally:
+        nodes.close()
 
 
 class Agent:
     """Carries out what resilience/recovery.py decides. `config` is that of the run, checked and resolved."""
 
-    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any], nodes: Nodes | None = None) -> None:
+        self.nodes = nodes
         self.folder, self.checkpoints = folder, folder.checkpoints(config["checkpoint"]["dir"])
         self.policy, self.limits = Recovery(**config["recovery"]), Watchdog(**config["watchdog"])
         hours = config["run"]["max_hours"]
@@ -96,7 +118,7 @@ class Agent:
     def supervise(self, sizes: Sequence[int], attempt: int) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
         code, state = EXIT_DONE, recovery.start(attempt, sizes, self.regular())
-        self.warming = warm_up(self.folder.modules(attempt))
+        self.warming = warm_up(self.folder.modules(attempt)) if self.nodes is None else iter(())
         while state.phase == "running":
             outcome = self.attend(state, again=state.attempt > attempt)
             if not isinstance(outcome, failure.Failure):
@@ -104,6 +126,7 @@ class Agent:
                 continue
             code = outcome.exit_code
             state = recovery.failed(state, outcome)
+            state = recovery.without(state, self.nodes.gone() if self.nodes else ())
             state = recovery.decide(self.policy, state, self.regular(), rank.stop.raised, time.monotonic())
             if state.phase == "restarting":
                 state = self.restart(state)
@@ -115,7 +138,11 @@ class Agent:
         """One attempt, from the fork to the end of its last rank; `again`: it goes on from one before. A `failure`
         event tells of the rank that failed first."""
         logs, pulse = self.folder.logs(state.attempt), Pulse(state.ranks)
-        ranks = Ranks(state.seats, logs, partial(rank.work, str(self.folder.root), state.attempt, again, pulse))
+        ranks: Ranks | NodeRanks
+        if self.nodes is None:
+            ranks = Ranks(state.seats, logs, partial(rank.work, str(self.folder.root), state.attempt, again, pulse))
+        else:
+            ranks = NodeRanks(self.nodes, state.seats, state.attempt, again, self.folder.root, pulse)
         try:
             outcome = self.watch(state, ranks, pulse, logs)
         finally:
@@ -124,7 +151,9 @@ class Agent:
             self.folder.event("failure", attempt=state.attempt, **outcome.told)
         return outcome
 
-    def watch(self, state: recovery.State, ranks: Ranks, pulse: Pulse, logs: Path) -> Outcome | failure.Failure:
+    def watch(
+        self, state: recovery.State, ranks: Ranks | NodeRanks, pulse: Pulse, logs: Path
+    ) -> Outcome | failure.Failure:
         """Until all ranks have returned, or one has failed."""
         watch = Watch(self.limits, max(self.newest(), 0))
         while (outcome := ranks.wait(LOOK_S)) is None:
@@ -136,10 +165,10 @@ class Agent:
                 ranks.ask()
         if isinstance(outcome, Death):
             self.let_rescue(ranks, pulse)
-            return failure.find(logs, *outcome, pulse.read(outcome.rank).step)
+            return failure.find(logs, outcome.rank, outcome.exit_code, pulse.read(outcome.rank).step, outcome.host)
         return outcome
 
-    def let_rescue(self, ranks: Ranks, pulse: Pulse) -> None:
+    def let_rescue(self, ranks: Ranks | NodeRanks, pulse: Pulse) -> None:
         """Wait for those that outlive a fault: a collective fails, and they may save the newest step (rescue.py)."""
         noticed = time.monotonic() + NOTICE_S
         while left := [beat for beat in map(pulse.read, ranks.alive()) if beat.section != "leaving"]:
@@ -164,12 +193,16 @@ class Agent:
         while not rank.stop.raised:
             if time.monotonic() >= until:
                 return recovery.go(state)
-            time.sleep(LOOK_S)
+            if self.nodes is None:
+                time.sleep(LOOK_S)
+            else:
+                self.nodes.pump(LOOK_S)  # or the keepers would take the agent for gone
             self.look_for_orders()
         return recovery.called_off(state)
 
     def look_for_orders(self) -> None:
-        """Ask the ranks to save and leave where a STOP file is there, or max_hours are over."""
+        """Ask the ranks to save and leave where a STOP file is there, or max_hours are over. Raises Fenced."""
+        guard()
         if rank.stop.raised:
             return
         if self.folder.stop.exists():
@@ -194,7 +227,7 @@ class Agent:
         return max({*committed(self.checkpoints)} - rescued, default=-1)
 
 
-def hung(ranks: Ranks, pulse: Pulse, logs: Path, silence: float) -> failure.Failure:
+def hung(ranks: Ranks | NodeRanks, pulse: Pulse, logs: Path, silence: float) -> failure.Failure:
     """The failure of an attempt that hangs, after every rank has written its Python stacks to its log."""
     beats, stopped = pulse.all(), ranks.stopped()
     who, message = described(beats, stopped, silence)

@@ -4,6 +4,7 @@
     |- ConfigError                2   bad input: nothing was started or written
     |- CheckpointError            1   a checkpoint could not be written, read or trusted
     |- CorruptError               1   a rank's parameters are no longer those of the others
+    |- Fenced                     1   a later job has taken the run over
     `- StoppedOnRequest          75   a checkpoint is saved; the same command goes on (EX_TEMPFAIL)
 
 Anything else that escapes is a bug or a fault of the recipe and leaves with its traceback and code 1.
@@ -80,6 +81,12 @@ class TooManyFailedSaves(CheckpointError):
 
 class TooManyBadSteps(TrainkitError):
     """The run has gone back as often as anomaly.rollbacks allows, or cannot."""
+
+    hopeless: ClassVar[bool] = True
+
+
+class Fenced(TrainkitError):
+    """A later job has taken the run folder over: whoever finds this may write nothing more into it."""
 
     hopeless: ClassVar[bool] = True
 

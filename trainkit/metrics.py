@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainkit.protocols import World
+from trainkit.runfolder import guard
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -55,6 +56,7 @@ class MetricLog:
         """Log one row as it is."""
         self.flush()  # the one before is not to come after it
         if self._fd is not None:
+            guard()
             os.write(self._fd, (_encode(row) + "\n").encode())
 
     def flush(self) -> None:

@@ -1,10 +1,10 @@
-"""What a strategy may have to say before the start, besides its own `problems()`: seams that trainkit.config asks."""
+"""What a strategy or a launcher may have to say before the start, besides its own `problems()`: seams for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from trainkit.errors import Problem
 from trainkit.parts import ModelShape
@@ -37,6 +37,14 @@ class Divides(Protocol):
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Pure; runs before launch where the shape is known by then, else before the model is divided."""
         ...
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """A launcher that may give the run to a scheduler, so that the command ends before the run begins."""
+
+    def hand_over(self, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> Sequence[str] | None:
+        """What to tell, once it is given over; None: it is to be run by this command. Raises ConfigError."""
 
 
 class Lacking(Protocol):

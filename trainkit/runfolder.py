@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainkit.errors import Fenced
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -64,6 +66,25 @@ class RunFolder:
         return self.root / "STOP"
 
     @property
+    def job(self) -> Path:
+        """Which job of a scheduler has the run."""
+        return self.root / "job.json"
+
+    @property
+    def script(self) -> Path:
+        return self.root / "job.sbatch"
+
+    @property
+    def owner(self) -> Path:
+        """Which job may write here, where that is a scheduler's: see `guard`."""
+        return self.root / "logs" / "owner"
+
+    @property
+    def heartbeat(self) -> Path:
+        """When a scheduler's job was last at work here."""
+        return self.root / "logs" / "heartbeat.json"
+
+    @property
     def command_lock(self) -> Path:
         return self.root / "logs" / "command.lock"
 
@@ -86,7 +107,28 @@ class RunFolder:
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event with the time (seconds since the epoch). One write call: lines of several
         processes do not mix (POSIX O_APPEND)."""
+        guard()
         append_line(self.events, {"event": kind, "time": time.time(), **fields})
+
+
+OWNER, OWNER_FILE = "TRAINKIT_OWNER", "TRAINKIT_OWNER_FILE"
+
+
+def guard() -> None:
+    """Raise Fenced if the job that this process belongs to has lost its run folder to a later one.
+
+    A node that is cut off goes on with what it did while its job is already started again elsewhere. No lock tells it
+    so on a disk without locks between machines; the folder does, as soon as it would write to it.
+    """
+    mine = os.environ.get(OWNER)
+    if mine is None:
+        return
+    try:
+        owner = Path(os.environ[OWNER_FILE]).read_text()
+    except FileNotFoundError:  # the folder is gone, and so is what could be spoiled
+        return
+    if owner != mine:
+        raise Fenced(f"the run was taken over by job {owner}; job {mine} writes no more")
 
 
 def is_url(place: str) -> bool:

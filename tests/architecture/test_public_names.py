@@ -25,7 +25,7 @@ def test_the_seams() -> None:
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
         *("Cluster", "Ranks", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
     }
-    assert defined(preflight) == {"Claim", "Configured", "Divides", "Lacking"}
+    assert defined(preflight) == {"Claim", "Configured", "Divides", "HandsOver", "Lacking"}
 
 
 def defined(module: ModuleType) -> set[str]:
@@ -71,10 +71,11 @@ def test_the_exit_codes() -> None:
         "ConfigError": 2,
         "CheckpointError": 1,
         "CorruptError": 1,
+        "Fenced": 1,
         "TooManyBadSteps": 1,
         "StoppedOnRequest": 75,
     }
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "checkpoint", "audit", "mlflow"]
+    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "checkpoint", "audit", "slurm", "mlflow"]

@@ -30,7 +30,7 @@ from trainkit.checkpoint.fetch import fetch, listed
 from trainkit.checkpoint.remote import Found
 from trainkit.errors import CheckpointError, ConfigError, NoGoodCheckpoint, Problem
 from trainkit.protocols import Say, World
-from trainkit.runfolder import sync_folder
+from trainkit.runfolder import guard, sync_folder
 from trainkit.settings import Checkpoint
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ class CheckpointStore:
 
         def commit() -> None:
             if self._world.rank == 0:
+                guard()
                 m.write_synced(writing / m.TRAINER, json.dumps(trainer, indent=1))
                 files.update(draft.index(writing, written), **{m.TRAINER: m.digest(writing / m.TRAINER)})
                 fields = {"step": step, "attempt": self.attempt, "about": self.about, "tensors": draft.layout()}

@@ -26,6 +26,7 @@ COMMANDS = {
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
     "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
+    "slurm": "slurm render|check|submit recipe=NAME: a run as a Slurm job; slurm job: what its batch script calls",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
 }
 

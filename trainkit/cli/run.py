@@ -7,9 +7,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+from trainkit.cli.terminal import say
 from trainkit.config import build, check, draft, fitting
-from trainkit.errors import ConfigError
+from trainkit.errors import EXIT_DONE, ConfigError
 from trainkit.launcher.local import warm_agent
+from trainkit.preflight import HandsOver
 from trainkit.protocols import Cluster
 from trainkit.settings import Settings
 
@@ -18,6 +20,12 @@ def main(words: Sequence[str]) -> int:
     here = not any(word.startswith("launcher=") and word != "launcher=local" for word in words)
     with warm_agent() if here else nullcontext():
         config, settings, cluster = prepare(words)
+        if isinstance(settings.launcher, HandsOver):
+            told = settings.launcher.hand_over(config, words, cluster)
+            if told is not None:
+                for line in told:
+                    say(line)
+                return EXIT_DONE
 
         from trainkit import front
 

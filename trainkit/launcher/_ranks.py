@@ -30,17 +30,39 @@ GLANCE_S, DUMP_S, KILL_S = 0.02, 3.0, 30
 
 
 class Death(NamedTuple):
-    """The rank that ended before it was told to; its exit code is negative for a signal."""
+    """The rank that ended before it was told to; its exit code is negative for a signal. `host`: None for this one."""
 
     rank: int
     exit_code: int
+    host: str | None = None
+
+
+class Part(NamedTuple):
+    """The ranks of one machine, or some of them, where a run has several machines (see trainkit/nodes.py).
+
+    ranks   the number of each rank that is started here
+    local   its number on this machine
+    places  the places of all ranks of this machine, in the order of their local numbers
+    """
+
+    ranks: Sequence[int]
+    local: Sequence[int]
+    places: Sequence[int]
+    size: int
+    address: str
+    port: int
 
 
 class Ranks:
     """A process for every place of `seats`, which returns `work(rank)`; what it prints goes to logs/rank_R.log. A place
-    is one of the GPUs that are visible here, by its number, where there are some. Linux only."""
+    is one of the GPUs that are visible here, by its number, where there are some. Linux only.
 
-    def __init__(self, seats: Sequence[int], logs: Path, work: Callable[[int], Outcome]) -> None:
+    Of a `part` of a run the ranks are numbered here from 0 on, whatever their number in the run, and their store is
+    where the part says."""
+
+    def __init__(
+        self, seats: Sequence[int], logs: Path, work: Callable[[int], Outcome], part: Part | None = None
+    ) -> None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
         from torch.distributed.elastic.multiprocessing import start_processes
 
@@ -49,22 +71,25 @@ class Ranks:
         # Loaders that a killed rank leaves behind become children of this process, where `end` finds them.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others ask the agent for a checkpoint
-        ranks = range(len(seats))
-        door = socket.create_server((HOST, 0), backlog=len(ranks))
-        port = door.getsockname()[1]
-        self._logs = [logs / f"rank_{rank}.log" for rank in ranks]
+        count, alone = len(seats), part is None
+        door = socket.create_server((HOST, 0), backlog=count)
+        part = part or Part(range(count), range(count), seats, count, HOST, door.getsockname()[1])
+        self._logs = [logs / f"rank_{rank}.log" for rank in part.ranks]
         self._context = start_processes(
             name="rank",
             entrypoint=_begin,
-            args={rank: (os.getpid(), work, rank) for rank in ranks},
-            envs={rank: _place(rank, seats, port) for rank in ranks},
+            args={number: (os.getpid(), work, rank) for number, rank in enumerate(part.ranks)},
+            envs={number: _place(number, part) for number in range(count)},
             logs_specs=RankLogs(logs),
             start_method="fork",
         )
         self._pids = [pid for _, pid in sorted(self._context.pids().items())]
         self._deaths = Deaths(self._pids)
         # Only now: its threads would not survive a fork. Who knocks before is waited for by the kernel.
-        self._store = TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
+        if alone:
+            self._store = TCPStore(
+                HOST, part.port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
+            )
 
     def wait(self, seconds: float) -> Outcome | Death | None:
         """How the attempt ended: all returned, or one is dead, which is told at once. None if that takes longer."""
@@ -132,17 +157,17 @@ class Ranks:
         psutil.wait_procs(left)
 
 
-def _place(rank: int, seats: Sequence[int], port: int) -> dict[str, str]:
+def _place(number: int, part: Part) -> dict[str, str]:
     """What torchrun tells a rank, and the GPUs of the places that are taken."""
-    count = len(seats)
-    place = {} if [*seats] == [*range(count)] else {"CUDA_VISIBLE_DEVICES": _devices(seats)}
+    places = part.places
+    place = {} if [*places] == [*range(len(places))] else {"CUDA_VISIBLE_DEVICES": _devices(places)}
     return place | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": HOST,
-        "MASTER_PORT": str(port),
+        "RANK": str(part.ranks[number]),
+        "LOCAL_RANK": str(part.local[number]),
+        "WORLD_SIZE": str(part.size),
+        "LOCAL_WORLD_SIZE": str(len(places)),
+        "MASTER_ADDR": part.address,
+        "MASTER_PORT": str(part.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from trainkit.errors import EXIT_CONFIG, EXIT_FAILED
 
-Cause = Literal["killed", "raised", "hung", "corrupt", "refused"]
+Cause = Literal["killed", "raised", "hung", "corrupt", "lost", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Failure:
     """Why an attempt ended.
 
     cause  killed: by a signal; raised: an error, or exit(); hung: no step in the watchdog's time;
-           corrupt: its parameters are not those of the others; refused: exit code 2, or an error that says that another
-           attempt would come to the same
+           corrupt: its parameters are not those of the others; lost: its machine is gone, whose ranks are no longer
+           to be had; refused: exit code 2, or an error that says that another attempt would come to the same
     step   the step that the rank was in; 0 before the first
     told   the fields of the `failure` event
     """
@@ -45,14 +45,15 @@ class Failure:
         return int(self.told["exit_code"])
 
 
-def find(logs: Path, rank: int, exit_code: int, step: int) -> Failure:
-    """The failure of an attempt whose `rank` ended first, with `exit_code` (negative: a signal), in `step`."""
+def find(logs: Path, rank: int, exit_code: int, step: int, host: str | None = None) -> Failure:
+    """The failure of an attempt whose `rank` ended first, with `exit_code` (negative: a signal), in `step`; on `host`,
+    which is None for this machine."""
     if (logs / f"rank_{rank}.failure.json").exists():
         errors = [json.loads(path.read_text()) for path in logs.glob("rank_*.failure.json")]
         told = min(errors, key=lambda error: float(error["time"]))
         cause: Cause = told.get("cause", "refused" if told["exit_code"] == EXIT_CONFIG else "raised")
     else:
-        told = event(f"rank {rank} {_ending(exit_code)}", rank)
+        told = event(f"rank {rank} {_ending(exit_code)}", rank) | ({"host": host} if host else {})
         cause = "killed" if exit_code < 0 else "raised"
     return Failure(cause, step, {**told, "log": log(logs, told["rank"]), "cause": cause, "step": step})
 

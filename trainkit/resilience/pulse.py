@@ -35,8 +35,10 @@ class Pulse:
         for rank in range(ranks):
             self.beat(rank, 0, "starting")
 
-    def beat(self, rank: int, step: int, section: Section) -> None:
-        _BEAT.pack_into(self._memory, rank * _BEAT.size, step, SECTIONS.index(section), time.monotonic())
+    def beat(self, rank: int, step: int, section: Section, at: float | None = None) -> None:
+        """`at`: when, where that is not now: the agent of several machines passes on what it hears."""
+        at = time.monotonic() if at is None else at
+        _BEAT.pack_into(self._memory, rank * _BEAT.size, step, SECTIONS.index(section), at)
 
     def read(self, rank: int) -> Beat:
         step, section, at = _BEAT.unpack_from(self._memory, rank * _BEAT.size)

@@ -26,7 +26,8 @@ fault of the program or of its data, and stops the run early.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -94,6 +95,12 @@ def failed(state: State, failure: Failure) -> State:
     return replace(state, phase="failed", failure=failure, again=state.again + 1 if same else 1)
 
 
+def without(state: State, gone: Collection[int]) -> State:
+    """The places `gone` are no longer there, such as those of a machine that is lost; they rest for ever."""
+    _only(state, "failed")
+    return replace(state, resting={**state.resting, **dict.fromkeys(gone, math.inf)}) if gone else state
+
+
 def decide(policy: Recovery, state: State, saved: int, asked: bool, now: float) -> State:
     """All ranks are gone; `saved` is the step of the newest checkpoint that no failure was the cause of, -1 for none;
     `asked`: the run was to stop."""
@@ -107,7 +114,7 @@ def decide(policy: Recovery, state: State, saved: int, asked: bool, now: float) 
     again = 1 if progress else state.again
     state = replace(state, spent=spent, again=again, saved=max(saved, state.saved))
     state = _seated(_blame(policy, state, failure, {} if progress else state.blamed, now), now)
-    if reason := _against(policy, state, failure, asked):
+    if reason := _against(policy, state, failure, asked, len(_awake(state, now))):
         return replace(state, phase="gave up", reason=reason)
     in_a_row = sum(spent.values())
     pause = 0.0 if in_a_row == 1 else min(policy.pause_s * 2.0 ** (in_a_row - 2), LONGEST_PAUSE_S)
@@ -156,8 +163,10 @@ def _blame(policy: Recovery, state: State, failure: Failure, blamed: Mapping[int
 
 
 def _seated(state: State, now: float) -> State:
-    """With every rank in a place that does not rest."""
+    """With every rank in a place that does not rest. Where too few are left nothing changes, and the run ends."""
     awake = _awake(state, now)
+    if len(awake) < state.sizes[0]:
+        return state
     resting = {seat: until for seat, until in state.resting.items() if seat not in awake}
     return replace(state, seats=_seats(state.sizes, awake), resting=resting)
 
@@ -176,14 +185,16 @@ def _without(state: State) -> str:
     return f", without place {out}" if out else ""
 
 
-def _against(policy: Recovery, state: State, failure: Failure, asked: bool) -> str:
-    """What speaks against a restart; empty if nothing."""
+def _against(policy: Recovery, state: State, failure: Failure, asked: bool, left: int) -> str:
+    """What speaks against a restart in the `left` places; empty if nothing."""
     budget = _budget(policy, failure.cause)
     if failure.cause == "refused":
         return "what was refused once is refused again"
     if asked:
         return "it was asked to stop, and failed before it had"
-    if state.again >= policy.repeats:
+    if left < state.sizes[0]:
+        return f"{left} places are left, and it needs {state.sizes[0]}"
+    if state.again >= policy.repeats and failure.cause != "lost":
         return f"step {failure.step} fails in the same way {state.again} times in a row, so another try would not help"
     if state.spent[failure.cause] > budget:
         return f"recovery.{failure.cause}={budget} restarts without a new checkpoint are used up"
@@ -192,6 +203,7 @@ def _against(policy: Recovery, state: State, failure: Failure, asked: bool) -> s
 
 def _budget(policy: Recovery, cause: Cause) -> int:
     budgets = {"killed": policy.killed, "raised": policy.raised, "hung": policy.hung, "corrupt": policy.corrupt}
+    budgets["lost"] = policy.killed  # as many ranks as a machine has, ended from outside
     return budgets.get(cause, 0)
 
 

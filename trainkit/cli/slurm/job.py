@@ -1,0 +1,174 @@
+"""slurm job: what a batch script calls. The run itself, as on one machine; before it, the run folder is taken over from
+this job's life before; after it, the job starts again where that helps.
+
+    sbatch -> take over -> run -> done, or stopped by a person          -> exit
+                               -> warned (time limit, preemption), saved -> requeue, or the job that waits for this end
+                               -> a node is lost, or it failed           -> the same, as far as launcher.restarts goes
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainkit.checkpoint.manifest import committed
+from trainkit.cli.run import prepare
+from trainkit.cli.slurm import under_slurm
+from trainkit.cli.terminal import say
+from trainkit.errors import EXIT_FAILED, ConfigError, Fenced, Problem
+from trainkit.launcher import _control, _submit
+from trainkit.launcher._takeover import Job, take_over
+from trainkit.launcher.local import warm_agent
+from trainkit.launcher.slurm import Slurm
+from trainkit.resilience import requeue
+from trainkit.resilience.lock import RunLock
+from trainkit.runfolder import RunFolder, read_lines
+from trainkit.settings import Settings
+
+GHOST_S = 120.0
+PATIENCE_S = 60.0  # with a controller that does not answer
+
+
+def main(words: Sequence[str]) -> int:
+    job = Job.here()
+    if job is None:
+        hint = "`trainkit slurm submit` makes one; without Slurm: launcher=local"
+        raise ConfigError([Problem("", "", "slurm job: this is no Slurm job", hint)])
+    words = completed(words, job)
+    with warm_agent():
+        config, settings, cluster = prepare(words)
+        if not isinstance(settings.launcher, Slurm):
+            raise ConfigError([Problem("launcher", "slurm", "is another component here", "rename your own")])
+        life = Life(job, RunFolder(Path(settings.run.dir)), settings, settings.launcher)
+        try:
+            if not life.begin(words):
+                return EXIT_FAILED
+
+            from trainkit import front
+
+            begun = len([*read_lines(life.folder.events)])
+            code = front.run(config, settings, cluster, words)
+            life.end(code, begun)
+        except Fenced as error:
+            say(f"error: {error}", error=True)
+            return EXIT_FAILED
+    return code
+
+
+def completed(words: Sequence[str], job: Job) -> list[str]:
+    """The words of a run that can be started again: its folder must be the same then."""
+    added = [] if any(word.startswith("run.dir=") for word in words) else [f"run.dir=runs/slurm_{job.number}"]
+    if not any(word.startswith("launcher.nodes=") for word in words):
+        added.append(f"launcher.nodes={os.environ['SLURM_JOB_NUM_NODES']}")
+    return under_slurm(words, *added)
+
+
+class Life:
+    """One start of the job, which may have several."""
+
+    def __init__(self, job: Job, folder: RunFolder, settings: Settings, launcher: Slurm) -> None:
+        self.job, self.folder, self.settings, self.launcher = job, folder, settings, launcher
+        self.successor: str | None = None
+
+    def begin(self, words: Sequence[str]) -> bool:
+        """Take the folder over. False if the run is not to go on."""
+        before = take_over(self.folder, self.job)
+        until_free(self.folder)
+        _submit.write(self.folder, job=self.job.number, words=[*words], directory=str(Path.cwd()))
+        if before is not None and self.unexplained():
+            # It had no time to say anything: its node is gone, or Slurm has taken the nodes without a warning.
+            if why := self.against("node"):
+                return self.give_up(why)
+            self.folder.event("requeue", cause="node", saved=self.saved(), job=self.job.number)
+        if self.launcher.restart == "chain":
+            if self.called_off():
+                return False
+            self.successor = self.job.chain(words)
+            _submit.write(self.folder, successor=self.successor)
+        return True
+
+    def called_off(self) -> bool:
+        """Whether the job before was cancelled by a person, who did not mean this one to go on."""
+        before = self.job.before
+        state = (_control.states([before]) or {}).get(before) if before else None
+        if state is None or not state.state.startswith("CANCELLED"):
+            return False
+        say(f"job {before} was cancelled, so this one ends")
+        return True
+
+    def unexplained(self) -> bool:
+        """Whether the last command in this folder was cut off."""
+        kinds = [e["event"] for e in read_lines(self.folder.events) if e["event"] in ("launch", "end", "requeue")]
+        return bool(kinds) and kinds[-1] == "launch"
+
+    def end(self, code: int, begun: int) -> None:
+        """Start the job again if that is called for; the job that waits for its end is sent away if not."""
+        events = [*read_lines(self.folder.events)][begun:]
+        why = requeue.cause(events, code, _control.end_time(self.job.number), self.launcher.warning_s)
+        if why is None or self.launcher.restart == "no":
+            self.dismiss()
+        elif not self.running():
+            say(f"job {self.job.number} was cancelled, so it does not start again")
+            self.dismiss()
+        elif reason := self.against(why):
+            self.give_up(reason)
+        else:
+            self.folder.event("requeue", cause=why, saved=self.saved(), job=self.job.number)
+            if self.successor is not None:
+                say(f"{why}: job {self.successor} goes on")
+            else:
+                say(f"{why}: job {self.job.number} is queued again")
+                self.queue_again()
+
+    def against(self, why: requeue.Cause) -> str:
+        events = [*read_lines(self.folder.events)]
+        budget: dict[str, Any] = asdict(self.launcher.restarts)
+        return requeue.against(budget, events, why, self.saved(), self.settings.recovery.repeats)
+
+    def give_up(self, why: str) -> bool:
+        self.folder.event("give_up", attempt=self.folder.next_attempt() - 1, why=why)
+        say(f"it does not start again: {why}")
+        self.dismiss()
+        return False
+
+    def saved(self) -> int:
+        return max(committed(self.folder.checkpoints(self.settings.checkpoint.dir)), default=-1)
+
+    def running(self) -> bool:
+        """Whether Slurm still means this job to run: requeueing one that was cancelled would bring it back. True where
+        it cannot be asked."""
+        states = _control.states([self.job.number])
+        state = states.get(self.job.number) if states else None
+        return state is None or state.state in ("RUNNING", "SUSPENDED")
+
+    def queue_again(self) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while (said := _control.requeue(self.job.number)) is None and time.monotonic() < until:
+            time.sleep(2.0)
+        if said is None or not said.ok:
+            told = said.error if said else "Slurm does not answer"
+            say(f"it could not be queued again: {told}\n    submit it anew, or set launcher.restart=chain", error=True)
+
+    def dismiss(self) -> None:
+        """Nobody is to go on after this job."""
+        if self.successor is not None:
+            _control.cancel([self.successor])
+            _submit.write(self.folder, successor=None)
+
+
+def until_free(folder: RunFolder) -> None:
+    """Wait until the processes of the owner before have seen that they are no longer it, and are gone."""
+    until = time.monotonic() + GHOST_S
+    while True:
+        try:
+            RunLock(folder.command_lock, folder.root).release()
+            RunLock(folder.ranks_lock, folder.root).release()
+            return
+        except ConfigError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)

@@ -1,0 +1,27 @@
+"""slurm render: the batch script of a run, on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from trainkit.cli.run import prepare
+from trainkit.cli.slurm import under_slurm
+from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.launcher._sbatch import Script
+from trainkit.launcher._submit import script
+from trainkit.launcher.slurm import Slurm
+
+
+def main(words: Sequence[str]) -> int:
+    sys.stdout.write(str(rendered(words)))
+    return EXIT_DONE
+
+
+def rendered(words: Sequence[str], python: str = sys.executable) -> Script:
+    """The script of a run that is checked."""
+    words = under_slurm(words)
+    config, settings, cluster = prepare(words)
+    if not isinstance(settings.launcher, Slurm):
+        raise ConfigError([Problem("launcher", "slurm", "is another component here", "rename your own")])
+    return script(settings.launcher, config, words, cluster, python)

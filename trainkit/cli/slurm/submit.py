@@ -1,0 +1,12 @@
+"""slurm submit: hand the run to Slurm, say where to look, and exit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainkit.cli import run
+from trainkit.cli.slurm import under_slurm
+
+
+def main(words: Sequence[str]) -> int:
+    return run.main(under_slurm(words, "launcher.submit=true"))

@@ -1,0 +1,109 @@
+"""Asking Slurm, which may be busy, down or not installed here: then the answer is None, which says nothing of a job.
+
+Every question has a time limit, is asked for all jobs at once, and uses options that all versions since 20.11 have.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+ASK_S = 20.0
+FINAL = {
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command said; `ok`: it exited with 0."""
+
+    ok: bool
+    out: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """`state` is Slurm's word (PENDING, RUNNING, ...), `why` its reason or the nodes."""
+
+    state: str
+    why: str
+
+    @property
+    def over(self) -> bool:
+        return self.state in FINAL
+
+
+def command(*words: str, **more: str) -> Said | None:
+    """Run one of Slurm's commands; None where it is not installed, or does not answer."""
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=ASK_S, env={**os.environ, **more}, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode and re.search("Unable to contact|Connection refused|timed out|Zero Bytes", done.stderr):
+        return None
+    return Said(done.returncode == 0, done.stdout, done.stderr.strip())
+
+
+def states(jobs: Sequence[str]) -> Mapping[str, JobState] | None:
+    """The state of those of `jobs` that Slurm still knows; None if it cannot be asked. squeue knows what is queued and
+    runs, scontrol for some minutes what is over, sacct all, where there is one."""
+    if not jobs:
+        return {}
+    found: dict[str, JobState] = {}
+    # Not by -j: it fails as soon as one of them is unknown.
+    queue = command("squeue", "-h", "-a", "-r", "-o", "%i|%T|%R", "-t", "all")
+    if queue is None:
+        return None
+    for line in queue.out.splitlines():
+        job, state, why = (*line.split("|", 2), "", "")[:3]
+        if job in jobs:
+            found[job] = JobState(state, why)
+    for job in jobs:
+        if job not in found and (shown := _shown(job)) is not None:
+            found[job] = shown
+    if left := [job for job in jobs if job not in found]:
+        found |= _accounted(left)
+    return found
+
+
+def _shown(job: str) -> JobState | None:
+    said = command("scontrol", "-o", "show", "job", job)
+    fields = dict(re.findall(r"(\w+)=(\S+)", said.out)) if said and said.ok else {}
+    return JobState(fields["JobState"], fields.get("Reason", "")) if "JobState" in fields else None
+
+
+def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:
+    said = command("sacct", "-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobID,State")
+    rows = [line.split("|") for line in said.out.splitlines()] if said and said.ok else []
+    return {row[0]: JobState(row[1].split()[0], "") for row in rows if len(row) == 2 and row[1]}
+
+
+def end_time(job: str) -> float | None:
+    """When the time limit ends the job, in seconds since the epoch."""
+    said = command("scontrol", "-o", "show", "job", job)
+    found = re.search(r"\bEndTime=(\d{4}-\S+)", said.out) if said and said.ok else None
+    return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
+
+
+def requeue(job: str) -> Said | None:
+    return command("scontrol", "requeue", job)
+
+
+def cancel(jobs: Sequence[str]) -> Said | None:
+    return command("scancel", *jobs)

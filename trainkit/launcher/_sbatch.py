@@ -1,0 +1,102 @@
+"""The text of a batch script. Pure: no cluster, no disk."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainkit.launcher.slurm import Option, Slurm
+
+THROTTLE = "throttle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """One batch script. `ranks`: per node; `words`: those of the run, without run.dir; `members` of a sweep to run."""
+
+    launcher: Slurm
+    name: str
+    ranks: int
+    words: Sequence[str]
+    run_dir: str
+    python: str
+    members: Sequence[int] = ()
+
+    def __str__(self) -> str:
+        head = ["#!/bin/bash", *(f"#SBATCH {flag}" for flag in self.options())]
+        warned = ["# Slurm's warning: save, and start again. Ignored until the command below is there to take it."]
+        body = [*warned, "trap '' USR2", *self.launcher.setup]
+        return "\n".join([*head, "", *body, *self._members(), *self._command(), ""])
+
+    def options(self) -> Iterator[str]:
+        job = self.launcher
+        least, most = job.span
+        tasks = self.ranks if job.style == "rank" else 1
+        yield f"--job-name={shlex.quote(self.name)}"
+        yield f"--nodes={least}-{most}" if least < most else f"--nodes={most}"
+        yield f"--ntasks-per-node={tasks}"
+        if job.cpus is not None:
+            yield f"--cpus-per-task={job.cpus * self.ranks // tasks}"
+        if job.gpus:
+            yield f"--gpus-per-node={job.gpus}"
+        yield f"--signal=B:USR2@{job.warning_s}"
+        yield "--requeue" if job.restart == "requeue" else "--no-requeue"
+        if least < most:
+            yield "--no-kill"
+        yield "--open-mode=append"
+        given = {dashed(option): value for option, value in job.sbatch.items()}
+        throttle = given.pop(THROTTLE, None)
+        if self.members:
+            chosen = ",".join(map(str, self.members))
+            yield f"--array={chosen}" + (f"%{throttle}" if throttle else "")
+        if "output" not in given:
+            number = "%A_%a" if self.members or "array" in given else "%j"
+            yield f"--output={shlex.quote(self.run_dir.replace('%', '%%') + f'/logs/slurm-{number}.out')}"
+        yield from flags({option: quoted(value) for option, value in given.items()})
+
+    def _members(self) -> Iterator[str]:
+        if self.members:
+            yield "case $SLURM_ARRAY_TASK_ID in"
+            for number in self.members:
+                yield f"    {number}) member=({shlex.join(shlex.split(self.launcher.sweep[number]))}) ;;"
+            yield "esac"
+
+    def _command(self) -> Iterator[str]:
+        lines = [f"exec {shlex.quote(self.python)} -m trainkit slurm job", *map(shlex.quote, self.words)]
+        where = shlex.quote(f"run.dir={self.run_dir}")
+        array = self.members or any(dashed(option) == "array" for option in self.launcher.sbatch)
+        lines += ['"${member[@]}"'] if self.members else []
+        lines += [where + ('/"$SLURM_ARRAY_TASK_ID"' if array else "")]
+        yield " \\\n    ".join(lines)
+
+
+def flags(options: Mapping[str, Option]) -> list[str]:
+    """Options as sbatch and srun take them: account=x is --account=x; true: without a value; false, null: left out."""
+    words = []
+    for option, value in options.items():
+        if value is True:
+            words.append(f"--{dashed(option)}")
+        elif value is not None and value is not False:
+            words.append(f"--{dashed(option)}={value}")
+    return words
+
+
+def quoted(value: Option) -> Option:
+    """As a line of #SBATCH has to have it."""
+    return shlex.quote(value) if isinstance(value, str) else value
+
+
+def dashed(option: str) -> str:
+    """gpus_per_task and gpus-per-task are the same."""
+    return option.replace("_", "-")
+
+
+def gpus(options: Mapping[str, Option]) -> int:
+    """GPUs per node that sbatch's options ask for: gres=gpu:a100:4."""
+    said = [str(value) for option, value in options.items() if dashed(option) in ("gres", "gpus-per-node")]
+    found = [re.search(r"(?:^|,)(?:gres:)?(?:gpu:)?(?:[^:,]*[^:,0-9][^:,]*:)?(\d+)(?:\(|,|$)", text) for text in said]
+    return next((int(match[1]) for match in found if match), 0)

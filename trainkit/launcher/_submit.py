@@ -1,0 +1,104 @@
+"""Handing a run to Slurm: the script, the job, and in the run folder who has it.
+
+RUN/job.sbatch     what was submitted
+RUN/job.json       the job that has the run, the one that waits for its end, and from where it was submitted
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainkit.errors import ConfigError, Problem
+from trainkit.launcher import _control
+from trainkit.launcher._sbatch import Script
+from trainkit.runfolder import RunFolder, replace_text
+
+if TYPE_CHECKING:
+    from trainkit.launcher.slurm import Slurm
+    from trainkit.protocols import Cluster
+
+NOT_PASSED_ON = ("launcher=", "launcher.submit=", "run.dir=")
+
+
+def script(
+    launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster, python: str = sys.executable
+) -> Script:
+    """The script of the run that `words` ask for."""
+    run_dir = str(config["run"]["dir"])
+    return Script(
+        launcher=launcher,
+        name=str(config["name"]),
+        ranks=cluster.ranks // cluster.hosts,
+        words=[*(word for word in words if not word.startswith(NOT_PASSED_ON)), "launcher=slurm"],
+        run_dir=run_dir,
+        python=python,
+        members=[*to_do(launcher, Path(run_dir))],
+    )
+
+
+def to_do(launcher: Slurm, root: Path) -> Iterator[int]:
+    """The members of the sweep that are not done."""
+    for number in range(len(launcher.sweep)):
+        summary = RunFolder(root / str(number)).summary
+        if not summary.exists() or json.loads(summary.read_text())["status"] != "done":
+            yield number
+
+
+def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> list[str]:
+    """Submit it; what a person is told. Raises ConfigError where sbatch refuses it."""
+    folder = RunFolder(Path(config["run"]["dir"]))
+    made = script(launcher, config, words, cluster)
+    if launcher.sweep and not made.members:
+        return [f"all {len(launcher.sweep)} members of the sweep in {folder.root} are done"]
+    (folder.root / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its output
+    replace_text(folder.script, str(made))
+    job = sbatch(str(folder.script))
+    write(folder, job=job, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
+    members = f", members {', '.join(map(str, made.members))}" if made.members else ""
+    return [
+        f"job {job} is submitted{members}",
+        f"    script   {folder.script}",
+        f"    follow   python -m trainkit jobs logs -f {folder.root}",
+        f"    status   python -m trainkit jobs status {folder.root}",
+        f"    stop     python -m trainkit jobs stop {folder.root}",
+    ]
+
+
+def sbatch(*words: str, **more: str) -> str:
+    """The number of the job that was made. Raises ConfigError."""
+    said = _control.command("sbatch", "--parsable", *words, **more)
+    if said is None:
+        raise ConfigError(
+            [
+                Problem(
+                    "launcher.submit",
+                    True,
+                    "sbatch is not installed here, or Slurm does not answer",
+                    "try it where jobs can be submitted; `trainkit slurm render` prints the script",
+                )
+            ]
+        )
+    if not said.ok:
+        told = " ".join(said.error.split())
+        hint = "change launcher.sbatch.*; `trainkit slurm check` asks sbatch and submits nothing"
+        raise ConfigError([Problem("launcher.sbatch", str(words[-1]), f"is refused: {told}", hint)])
+    return said.out.strip().split(";")[0]  # JOB;CLUSTER
+
+
+def write(folder: RunFolder, **fields: Any) -> None:
+    """Note something about the job; the rest stays."""
+    replace_text(folder.job, json.dumps(read(folder) | fields, indent=1))
+
+
+def read(folder: RunFolder) -> dict[str, Any]:
+    """What is known of the job that has the run; empty for none."""
+    try:
+        found: dict[str, Any] = json.loads(folder.job.read_text())
+    except FileNotFoundError:
+        return {}
+    return found

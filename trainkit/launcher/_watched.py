@@ -1,0 +1,30 @@
+"""A job that leaves a sign of life in the run folder, so that whoever sees the folder knows whether it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+
+from trainkit.launcher.local import LocalJob
+from trainkit.runfolder import RunFolder, replace_text
+
+BEAT_S = 5.0
+
+
+class Watched(LocalJob):
+    """The agent of a job. It is looked at several times a second, and that is told every BEAT_S."""
+
+    def __init__(self, agent: subprocess.Popen[bytes], folder: RunFolder) -> None:
+        super().__init__(agent)
+        self._folder, self._beat = folder, 0.0
+
+    def poll(self) -> int | None:
+        code = super().poll()
+        if code is None and time.monotonic() - self._beat > BEAT_S:
+            self._beat = time.monotonic()
+            told = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+            replace_text(self._folder.heartbeat, json.dumps(told | {"job": os.environ.get("SLURM_JOB_ID")}))
+        return code

@@ -1,0 +1,180 @@
+"""Slurm: a job of one or several nodes, and in it an agent that starts the ranks through srun.
+
+    sbatch --> batch script --> trainkit slurm job (the front) --> agent --srun--> a keeper per node --> its ranks
+
+Outside a job this only says what would run, and hands it over (submit). See docs/slurm.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+from pydantic import Field
+
+from trainkit.errors import ConfigError, Problem, TrainkitError
+from trainkit.launcher import _machine, _sbatch, _submit, local
+from trainkit.launcher._order import Order
+from trainkit.launcher._watched import Watched
+from trainkit.protocols import Cluster, Strategy
+from trainkit.runfolder import OWNER, OWNER_FILE, RunFolder
+
+Option = str | int | float | bool | None
+OURS = {
+    "nodes": "launcher.nodes",
+    "ntasks": "launcher.ranks",
+    "ntasks-per-node": "launcher.ranks",
+    "cpus-per-task": "launcher.cpus",
+    "gpus-per-node": "launcher.gpus",
+    "signal": "launcher.warning_s",
+    "requeue": "launcher.restart",
+    "no-requeue": "launcher.restart",
+    "no-kill": "a span as launcher.nodes",
+    "open-mode": "nothing: logs are always appended",
+    "job-name": "name",
+}
+"""Options that follow from other keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarts:
+    """How often the whole job starts again, in a row without a new checkpoint, after it was preempted, came to its time
+    limit, lost a node that it cannot do without, or failed in another way."""
+
+    preempted: Annotated[int, Ge(0)]
+    timeout: Annotated[int, Ge(0)]
+    node: Annotated[int, Ge(0)]
+    crash: Annotated[int, Ge(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slurm:
+    """Ranks on the nodes of a Slurm job.
+
+    nodes      a number, or a span such as '2:4': up to four, and as few as two when nodes are lost
+    ranks      on each node; 'auto': what the strategy would use there
+    style      node: one task per node, which forks its ranks; rank: one task per rank
+    cpus       cores per rank
+    gpus       GPUs per node
+    warning_s  so long before its time limit the job is warned, saves and starts again
+    restart    requeue: the job requeues itself; chain: another one waits for its end; no: neither
+    lost_s     a node that is not heard of for so long is lost
+    submit     hand the run to Slurm and exit
+    sbatch     any options of sbatch
+    srun       any options of srun
+    setup      lines of shell before the run
+    sweep      words of the members of a job array
+    """
+
+    nodes: Annotated[int, Gt(0)] | Annotated[str, Field(pattern=local.SPAN)]
+    ranks: Annotated[int, Gt(0)] | Literal["auto"]
+    style: Literal["node", "rank"]
+    cpus: Annotated[int, Gt(0)] | None
+    gpus: Annotated[int, Ge(0)] | None
+    warning_s: Annotated[int, Gt(0), Field(lt=65536)]
+    restart: Literal["requeue", "chain", "no"]
+    restarts: Restarts
+    lost_s: Annotated[float, Ge(5)]
+    submit: bool
+    sbatch: Mapping[str, Option]
+    srun: Mapping[str, Option]
+    setup: Sequence[str]
+    sweep: Sequence[str]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The least and the greatest number of nodes."""
+        least, _, most = str(self.nodes).rpartition(":")
+        return int(least or most), int(most)
+
+    def cluster(self, strategy: Strategy, device: str) -> Cluster:
+        """Inside a job its own nodes, else those that it would ask for."""
+        least, most = self.span
+        nodes = int(os.environ["SLURM_JOB_NUM_NODES"]) if in_job() else most
+        gpus = 0 if device == "cpu" else self._gpus()
+        one = Cluster(hosts=1, ranks=0, gpus=gpus, cores=_machine.cores() if in_job() else self.cpus or 1)
+        each = strategy.ranks(one) if self.ranks == "auto" else int(self.ranks)
+        whole = replace(one, hosts=nodes, ranks=nodes * each, gpus=nodes * gpus, cores=nodes * one.cores)
+        return replace(whole, fewer=tuple(n * each for n in range(min(least, nodes), nodes)))
+
+    def _gpus(self) -> int:
+        """GPUs of one node."""
+        if in_job():
+            return _machine.gpus()
+        return self.gpus if self.gpus is not None else _sbatch.gpus(self.sbatch)
+
+    def problems(self, cluster: Cluster) -> Sequence[Problem]:
+        least, most = self.span
+        found = []
+        if least > most:
+            said = f"{least} nodes at least are more than {most} at most"
+            found.append(Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={most}:{least}"))
+        elif in_job() and not least <= cluster.hosts <= most:
+            said = f"this job has {cluster.hosts} node(s)"
+            found.append(
+                Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={cluster.hosts}, or sbatch -N")
+            )
+        each = cluster.ranks // cluster.hosts
+        if cluster.gpus and each > cluster.gpus // cluster.hosts:
+            said = f"a node has {cluster.gpus // cluster.hosts} GPU(s), and every rank needs its own"
+            found.append(Problem("launcher.ranks", each, said, "set fewer, more launcher.gpus, or train.device=cpu"))
+        for option, value in self.sbatch.items():
+            if (ours := OURS.get(_sbatch.dashed(option))) is not None:
+                found.append(Problem(f"launcher.sbatch.{option}", value, f"is set by {ours}", f"set {ours}"))
+        if self.sweep and "array" in self.sbatch:
+            said = "launcher.sweep makes the array"
+            found.append(Problem("launcher.sbatch.array", self.sbatch["array"], said, "set launcher.sbatch.throttle"))
+        return found
+
+    def start(self, run: Path, cluster: Cluster, attempt: int) -> Watched:
+        """Start the ranks on the nodes of this job."""
+        if not in_job():
+            raise TrainkitError("launcher=slurm starts ranks inside a Slurm job only; launcher.submit=true makes one")
+        RunFolder(run).logs(attempt).mkdir(parents=True)
+        agent = local.warm.pop() if local.warm else local.start_agent()
+        if agent.stdin is None:
+            raise TrainkitError("the agent has no stdin to take its order from")
+        with agent.stdin as order:
+            sizes = [*cluster.fewer, cluster.ranks]
+            order.write(json.dumps([str(run), sizes, attempt, asdict(self.order(cluster))]).encode() + b"\n")
+        return Watched(agent, RunFolder(run))
+
+    def order(self, cluster: Cluster) -> Order:
+        """What the agent needs to know of the nodes."""
+        each = cluster.ranks // cluster.hosts
+        tasks = each if self.style == "rank" else 1
+        least, most = self.span
+        words = ["srun", f"--nodes={cluster.hosts}", f"--ntasks={cluster.hosts * tasks}", f"--ntasks-per-node={tasks}"]
+        # A task that ends is the agent's to judge, and keepers do not speak MPI.
+        words += ["--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--unbuffered"]
+        words += ["--no-kill"] if least < most else []
+        # srun does not take it over from sbatch (since Slurm 22.05).
+        cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+        words += [f"--cpus-per-task={cpus}"] if cpus else []
+        places = 1 if self.style == "rank" else each
+        start = [*words, *_sbatch.flags(self.srun)]
+        owner = {name: os.environ[name] for name in (OWNER, OWNER_FILE) if name in os.environ}
+        keepers = cluster.hosts * tasks
+        return Order(start=start, keepers=keepers, places=places, lost_s=self.lost_s, owner=owner)
+
+    def hand_over(self, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> Sequence[str] | None:
+        """Submit the run, where that is wanted; what to tell. None inside a job: the run is to be run here."""
+        if in_job():
+            return None
+        if not self.submit:
+            said, hint = (
+                "this is no Slurm job",
+                "set launcher.submit=true to make one; `trainkit slurm render` shows it",
+            )
+            raise ConfigError([Problem("launcher.submit", False, said, hint)])
+        return _submit.submit(self, config, words, cluster)
+
+
+def in_job() -> bool:
+    """Whether this process belongs to a Slurm job."""
+    return "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ

@@ -105,6 +105,7 @@ class Cluster:
         self.apart = may_part()
         self.names = [f"node{number}" for number in range(1, nodes + 1)]
         self.folder, self.cpus, self._daemons = folder, cpus, dict[str, subprocess.Popen[bytes]]()
+        self._cut: set[str] = set()
         lot = secrets.randbelow(2**16)  # several clusters may be up at once
         self._bridge = f"tk{lot:04x}"
         self._net = f"10.{200 + lot % 50}.{lot // 50 % 250 + 1}"
@@ -191,9 +192,10 @@ class Cluster:
         if "slurmctld" not in self._daemons:
             self.start_controller()
         for name in self.names:
-            if self.apart and name in self._daemons:
-                self.heal(name)
+            if name in self._cut:  # Slurm is slow to look again at a node that it has missed; a new slurmd calls it
+                self.off(name)
             self.on(name)
+        self._cut.clear()
         self.cancel_all()
         self.until_usable(self.names)
 
@@ -225,10 +227,8 @@ class Cluster:
 
     def cut(self, name: str) -> None:
         """Pull its network cable; what runs on it goes on."""
+        self._cut.add(name)
         self._ip("link", "set", self._cable(name), "down")
-
-    def heal(self, name: str) -> None:
-        self._ip("link", "set", self._cable(name), "up")
 
     def start_controller(self) -> None:
         self._daemon("slurmctld", "slurmctld", "-D")

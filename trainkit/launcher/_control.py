@@ -5,6 +5,7 @@ Every question has a time limit, is asked for all jobs at once, and uses options
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -95,8 +96,11 @@ def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:
 
 
 def end_time(job: str) -> float | None:
-    """When the time limit ends the job, in seconds since the epoch."""
+    """When the time limit ends the job, in seconds since the epoch; infinite where somebody else needs its nodes, who
+    has moved that up. None if it is not known."""
     said = command("scontrol", "-o", "show", "job", job)
+    if said and said.ok and re.search(r"\bPreemptTime=\d", said.out):
+        return math.inf
     found = re.search(r"\bEndTime=(\d{4}-\S+)", said.out) if said and said.ok else None
     return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
 

@@ -35,17 +35,22 @@ class Script:
     def options(self) -> Iterator[str]:
         job = self.launcher
         least, most = job.span
-        tasks = self.ranks if job.style == "rank" else 1
+        # With --ntasks-per-node Slurm takes as few nodes as the span allows, without it as many as are free. A task per
+        # rank needs the cores of all ranks of a node, whichever way they are asked for.
+        spread = least < most
+        tasks = self.ranks if job.style == "rank" and not spread else 1
+        cores = job.cpus or (1 if job.style == "rank" and spread else None)
         yield f"--job-name={shlex.quote(self.name)}"
-        yield f"--nodes={least}-{most}" if least < most else f"--nodes={most}"
-        yield f"--ntasks-per-node={tasks}"
-        if job.cpus is not None:
-            yield f"--cpus-per-task={job.cpus * self.ranks // tasks}"
+        yield f"--nodes={least}-{most}" if spread else f"--nodes={most}"
+        if not spread:
+            yield f"--ntasks-per-node={tasks}"
+        if cores is not None:
+            yield f"--cpus-per-task={cores * self.ranks // tasks}"
         if job.gpus:
             yield f"--gpus-per-node={job.gpus}"
         yield f"--signal=B:USR2@{job.warning_s}"
         yield "--requeue" if job.restart == "requeue" else "--no-requeue"
-        if least < most:
+        if spread:
             yield "--no-kill"
         yield "--open-mode=append"
         given = {dashed(option): value for option, value in job.sbatch.items()}

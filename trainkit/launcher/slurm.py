@@ -154,7 +154,9 @@ class Slurm:
         words += ["--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--unbuffered"]
         words += ["--no-kill"] if least < most else []
         # srun does not take it over from sbatch (since Slurm 22.05).
-        cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+        given = os.environ.get("SLURM_CPUS_PER_TASK")
+        own = self.cpus or (1 if self.style == "rank" and least < most else None)
+        cpus = own * each // tasks if own else given
         words += [f"--cpus-per-task={cpus}"] if cpus else []
         places = 1 if self.style == "rank" else each
         start = [*words, *_sbatch.flags(self.srun)]

@@ -78,4 +78,15 @@ def test_the_exit_codes() -> None:
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["ls", "validate", "config", "verify", "env", "checkpoint", "audit", "slurm", "mlflow"]
+    assert list(COMMANDS) == [
+        "ls",
+        "validate",
+        "config",
+        "verify",
+        "env",
+        "checkpoint",
+        "audit",
+        "slurm",
+        "jobs",
+        "mlflow",
+    ]

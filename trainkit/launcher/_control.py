@@ -5,6 +5,7 @@ Every question has a time limit, is asked for all jobs at once, and uses options
 
 from __future__ import annotations
 
+import getpass
 import math
 import os
 import re
@@ -67,8 +68,8 @@ def states(jobs: Sequence[str]) -> Mapping[str, JobState] | None:
     if not jobs:
         return {}
     found: dict[str, JobState] = {}
-    # Not by -j: it fails as soon as one of them is unknown.
-    queue = command("squeue", "-h", "-a", "-r", "-o", "%i|%T|%R", "-t", "all")
+    # Not by -j: it fails as soon as one of them is unknown. Another person's jobs are asked for one by one.
+    queue = command("squeue", "-h", "-a", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%R", "-t", "all")
     if queue is None:
         return None
     for line in queue.out.splitlines():

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from trainkit.launcher.slurm import Slurm
     from trainkit.protocols import Cluster
 
-NOT_PASSED_ON = ("launcher=", "launcher.submit=", "run.dir=")
+NOT_PASSED_ON = ("launcher=", *(f"launcher.{key}" for key in ("submit=", "sbatch.", "setup=", "sweep=")), "run.dir=")
+"""Words that have become lines of the script."""
 
 
 def script(

@@ -79,6 +79,7 @@ class Life:
         before = take_over(self.folder, self.job)
         until_free(self.folder)
         _submit.write(self.folder, job=self.job.number, words=[*words], directory=str(Path.cwd()))
+        self.link_output()
         if before is not None and self.unexplained():
             # It had no time to say anything: its node is gone, or Slurm has taken the nodes without a warning.
             if why := self.against("node"):
@@ -90,6 +91,14 @@ class Life:
             self.successor = self.job.chain(words)
             _submit.write(self.folder, successor=self.successor)
         return True
+
+    def link_output(self) -> None:
+        """Where sbatch was typed by hand, its output is elsewhere; `jobs logs` looks in the run folder."""
+        output, logs = Path("/proc/self/fd/1").resolve(), self.folder.root / "logs"
+        link = logs / f"slurm-{self.job.number}.out"
+        if output.is_file() and output.parent != logs and not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(output)
 
     def called_off(self) -> bool:
         """Whether the job before was cancelled by a person, who did not mean this one to go on."""

@@ -1,0 +1,134 @@
+"""Where a run stands. Its folder is asked first: the end that it wrote, its sign of life, its lock. Only what that
+leaves open is asked of Slurm, for all runs at once; that Slurm does not answer says nothing of a run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainkit.cli.jobs import usage
+from trainkit.errors import ConfigError, Problem
+from trainkit.launcher import _control, _submit
+from trainkit.launcher._control import JobState
+from trainkit.runfolder import RunFolder, read_lines
+
+FRESH_S = 30.0
+DEPTH = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """`state`: queued, running, done, stopped, failed, refused, killed, lost (nobody is at work, and no end is told) or
+    unclear, where Slurm would have to be asked; `note`: how that is known."""
+
+    folder: RunFolder
+    state: str
+    job: str | None
+    step: int
+    note: str = ""
+
+    @property
+    def goes_on(self) -> bool:
+        return self.state in ("queued", "running", "unclear")
+
+
+def standings(roots: Sequence[Path]) -> list[Standing]:
+    """Of all these run folders."""
+    found = [_from_folder(RunFolder(root)) for root in roots]
+    open_jobs = [standing.job for standing in found if standing.state == "unclear" and standing.job is not None]
+    said = _control.states(open_jobs)
+    return [_with_slurm(standing, said) if standing.state == "unclear" else standing for standing in found]
+
+
+def _from_folder(folder: RunFolder) -> Standing:
+    events = [*read_lines(folder.events)]
+    kinds = [event["event"] for event in events if event["event"] in ("launch", "end", "requeue")]
+    job = _submit.read(folder).get("job")
+    step = max((row["step"] for row in read_lines(folder.metrics)), default=0)
+    here = Standing(folder=folder, state="unclear", job=job, step=step)
+    if kinds and kinds[-1] == "end" and folder.summary.exists() and not _newer(folder.job, folder.summary):
+        return replace(here, state=json.loads(folder.summary.read_text())["status"])
+    age = _age(folder.heartbeat)
+    if kinds and kinds[-1] == "launch" and age is not None and age < FRESH_S:
+        return replace(here, state="running", note=f"heard of {age:.0f} s ago")
+    if _locked(folder.command_lock):
+        return replace(here, state="running", note="a command is at work on this machine")
+    if job is None:
+        written = _age(folder.events)
+        fresh = written is not None and written < FRESH_S
+        return replace(here, state="running" if fresh else "lost", note=f"last written to {_ago(written)}")
+    return replace(here, note=f"heard of {_ago(age)}")
+
+
+def _with_slurm(standing: Standing, said: Mapping[str, JobState] | None) -> Standing:
+    if said is None:
+        return replace(standing, note=f"Slurm cannot be asked; {standing.note}")
+    state = said.get(str(standing.job))
+    if state is None:
+        return replace(standing, state="lost", note=f"Slurm no longer knows job {standing.job}; {standing.note}")
+    if state.state in ("PENDING", "REQUEUED", "SUSPENDED", "CONFIGURING"):
+        return replace(standing, state="queued", note=state.why)
+    if not state.over:
+        return replace(standing, state="running", note=f"Slurm: {state.state} {state.why}; {standing.note}")
+    return replace(standing, state="lost", note=f"Slurm: {state.state}; {standing.note}")
+
+
+def _newer(job: Path, summary: Path) -> bool:
+    """Whether a job was submitted after the end that is told."""
+    submitted: float = json.loads(job.read_text()).get("submitted", 0.0) if job.exists() else 0.0
+    return submitted > summary.stat().st_mtime
+
+
+def _locked(path: Path) -> bool:
+    """Whether somebody holds this lock; asked without taking or changing it."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _age(path: Path) -> float | None:
+    return time.time() - path.stat().st_mtime if path.exists() else None
+
+
+def _ago(age: float | None) -> str:
+    return "never" if age is None else f"{age:.0f} s ago" if age < 600 else f"{age / 60:.0f} min ago"
+
+
+def runs(folder: Path) -> Iterator[Path]:
+    """The run folders at `folder` and below, the newest last; a sweep's are its members."""
+    found = {path.parent for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + "events.jsonl")}
+    found |= {path.parent for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + "job.json")}
+    parents = {path.parent for path in found}
+    yield from sorted(found - parents, key=lambda path: path.stat().st_mtime)
+
+
+def one(words: Sequence[str], name: str) -> Path:
+    """The run folder that `words` of `jobs NAME` are."""
+    if len(words) != 1 or words[0].startswith("-"):
+        raise usage(name)
+    root = Path(words[0]).absolute()
+    if not any((root / file).is_file() for file in ("config.yaml", "job.json")):
+        hint = "`trainkit jobs ls FOLDER` shows the runs in a folder"
+        raise ConfigError([Problem("", "", f"{root} is no run folder: it has no config.yaml and no job.json", hint)])
+    return root
+
+
+def describe(event: Mapping[str, Any]) -> str:
+    """One line of an event, for a person."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
+    told = {key: value for key, value in event.items() if key not in ("event", "time", "traceback", "path", "log")}
+    return f"{when}  {event['event']:8}  " + ", ".join(f"{key} {value}" for key, value in told.items())

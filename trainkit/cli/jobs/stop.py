@@ -1,0 +1,38 @@
+"""jobs stop: let a run save and leave, wherever it runs; take a job that waits out of the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainkit.cli.jobs.state import Standing, one, runs, standings
+from trainkit.cli.terminal import say
+from trainkit.errors import EXIT_DONE, EXIT_FAILED
+from trainkit.launcher import _control, _submit
+from trainkit.runfolder import RunFolder
+
+
+def main(words: Sequence[str]) -> int:
+    root = one(words, "stop")
+    found = [*runs(root)]
+    if found != [root] and (array := _submit.read(RunFolder(root)).get("job")):  # members that have not begun
+        _control.command("scancel", "--state=PENDING", array)
+    return max([_stop(standing) for standing in standings(found)], default=EXIT_DONE)
+
+
+def _stop(standing: Standing) -> int:
+    root = standing.folder.root
+    waiting = [job for job in (_submit.read(standing.folder).get("successor"),) if job]
+    if standing.state == "queued" and standing.job:
+        waiting.append(standing.job)
+    if waiting and _control.cancel(waiting) is None:
+        say(f"{root}: Slurm does not answer, so job {', '.join(waiting)} is still in the queue", error=True)
+        standing.folder.stop.touch()
+        return EXIT_FAILED
+    if standing.state == "queued":
+        say(f"{root}: job {', '.join(waiting)} is taken out of the queue")
+    elif standing.goes_on:
+        standing.folder.stop.touch()
+        say(f"{root}: asked to save and leave")
+    else:
+        say(f"{root}: it does not run ({standing.state})")
+    return EXIT_DONE

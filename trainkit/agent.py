@@ -96,9 +96,11 @@ def supervise_nodes(folder: RunFolder, config: Mapping[str, Any], sizes: Sequenc
     try:
         nodes = Nodes(order, lambda: rank.stop.raised)
     except TrainkitError as error:
+        if rank.stop.raised:
+            return EXIT_STOPPED
         told = failure.event(str(error), None) | {"log": str(folder.logs(attempt) / "agent.log"), "cause": "lost"}
         folder.event("failure", attempt=attempt, **told)
-        return EXIT_STOPPED if rank.stop.raised else EXIT_FAILED
+        return EXIT_FAILED
     try:
         return Agent(folder, config, nodes).supervise(sizes, attempt)
     finally:
@@ -137,6 +139,7 @@ class Agent:
     def attend(self, state: recovery.State, again: bool) -> Outcome | failure.Failure:
         """One attempt, from the fork to the end of its last rank; `again`: it goes on from one before. A `failure`
         event tells of the rank that failed first."""
+        guard()
         logs, pulse = self.folder.logs(state.attempt), Pulse(state.ranks)
         ranks: Ranks | NodeRanks
         if self.nodes is None:
@@ -185,6 +188,7 @@ class Agent:
 
     def restart(self, state: recovery.State) -> recovery.State:
         """Announce the next attempt and wait for its time, or until the run is asked to stop."""
+        guard()
         following, step = state.attempt + 1, max(self.newest(), 0)
         self.folder.logs(following).mkdir()
         told = {"ranks": state.ranks, "step": step, "pause": state.pause_s, "why": state.reason}

@@ -50,10 +50,12 @@ class JobState:
 
 
 def command(*words: str, **more: str) -> Said | None:
-    """Run one of Slurm's commands; None where it is not installed, or does not answer."""
+    """Run one of Slurm's commands; None where it is not installed, or does not answer. What the job that this process
+    may belong to has in its environment (its number, its tasks) is not for it: a new job would inherit that."""
+    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM")}
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=ASK_S, env={**os.environ, **more}, stdin=subprocess.DEVNULL
+            words, capture_output=True, text=True, timeout=ASK_S, env=kept | more, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -93,7 +95,7 @@ def _shown(job: str) -> JobState | None:
 def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:
     said = command("sacct", "-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobID,State")
     rows = [line.split("|") for line in said.out.splitlines()] if said and said.ok else []
-    return {row[0]: JobState(row[1].split()[0], "") for row in rows if len(row) == 2 and row[1]}
+    return {row[0]: JobState(row[1].split()[0], "") for row in rows if row[0] in jobs and len(row) == 2 and row[1]}
 
 
 def end_time(job: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +100,12 @@ def dashed(option: str) -> str:
 
 
 def gpus(options: Mapping[str, Option]) -> int:
-    """GPUs per node that sbatch's options ask for: gres=gpu:a100:4."""
-    said = [str(value) for option, value in options.items() if dashed(option) in ("gres", "gpus-per-node")]
-    found = [re.search(r"(?:^|,)(?:gres:)?(?:gpu:)?(?:[^:,]*[^:,0-9][^:,]*:)?(\d+)(?:\(|,|$)", text) for text in said]
-    return next((int(match[1]) for match in found if match), 0)
+    """GPUs per node that sbatch's options ask for: gres=gpu:a100:4, gpus_per_node=a100:4."""
+    given = {dashed(option): str(value) for option, value in options.items()}
+    words = [f"gpu:{given['gpus-per-node']}"] if "gpus-per-node" in given else []
+    words += given.get("gres", "").split(",")
+    for word in words:
+        kind, *rest = word.removeprefix("gres:").split("(")[0].split(":")
+        if kind == "gpu":
+            return int(rest[-1]) if rest and rest[-1].isdigit() else 1  # Slurm's own default
+    return 0

@@ -42,16 +42,16 @@ class Job:
     def name(self) -> str:
         return f"{self.number}.{self.life}"
 
-    def chain(self, words: Sequence[str]) -> str:
+    def chain(self, folder: RunFolder, nodes: str, words: Sequence[str]) -> str:
         """Submit the job that goes on after this one, should it not be done by its end."""
-        said = _control.command("scontrol", "write", "batch_script", self.number, "-")
-        if said is None or not said.ok:
-            raise ConfigError([Problem("launcher.restart", "chain", "Slurm does not tell this job's script", "")])
-        path = f"{os.environ.get('TMPDIR', '/tmp')}/trainkit-{self.name}.sbatch"
-        with open(path, "w") as file:  # noqa: PTH123
-            file.write(said.out)
-        wait = (f"--dependency=afternotok:{self.number}", "--kill-on-invalid-dep=yes")
-        return _submit.sbatch("--export=ALL", *wait, path, *words, **{BEFORE: self.number})
+        if not folder.script.exists():  # it was submitted by hand
+            said = _control.command("scontrol", "write", "batch_script", self.number, "-")
+            if said is None or not said.ok:
+                told = f"Slurm does not tell this job's script: {said.error if said else 'it does not answer'}"
+                raise ConfigError([Problem("launcher.restart", "chain", told, "set launcher.restart=requeue, or no")])
+            replace_text(folder.script, said.out)
+        wait = (f"--dependency=afternotok:{self.number}", "--kill-on-invalid-dep=yes", f"--nodes={nodes}")
+        return _submit.sbatch("--export=ALL", *wait, str(folder.script), *words, **{BEFORE: self.number})
 
 
 def take_over(folder: RunFolder, job: Job) -> str | None:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import suppress
 
 from trainkit.launcher.local import LocalJob
 from trainkit.runfolder import RunFolder, replace_text
@@ -26,5 +27,6 @@ class Watched(LocalJob):
         if code is None and time.monotonic() - self._beat > BEAT_S:
             self._beat = time.monotonic()
             told = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
-            replace_text(self._folder.heartbeat, json.dumps(told | {"job": os.environ.get("SLURM_JOB_ID")}))
+            with suppress(OSError):  # a disk that is full for now ends no run
+                replace_text(self._folder.heartbeat, json.dumps(told | {"job": os.environ.get("SLURM_JOB_ID")}))
         return code

@@ -95,9 +95,9 @@ class ConfigFile(FrameworkFile):
             said = "distributed_type=NO, which is one process" if kind == "NO" else f"num_processes={self.processes}"
             hint = f"set launcher.ranks={self.processes}, or change the file"
             yield Problem("launcher.ranks", cluster.ranks, f"{self.path} says {said}", hint)
-        if get("num_machines", 1) != cluster.hosts:
-            found = f"num_machines={get('num_machines')}, but the launcher starts on {cluster.hosts}"
-            yield self.problem(found, "choose a launcher for several machines, or change the file")
+        if self.values and get("num_machines", 1) != cluster.hosts:  # without a file nothing is said of machines
+            found = f"num_machines={get('num_machines', 1)}, but the launcher starts on {cluster.hosts}"
+            yield self.problem(found, "choose another number with the launcher, or change the file")
         if get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
             yield self.problem(f"compute_environment={get('compute_environment')}: trainkit has LOCAL_MACHINE only")
         if str(get("gpu_ids", "all")) != "all":

@@ -225,3 +225,16 @@ def test_an_error_blames_no_place_and_the_least_number_stays() -> None:
     again = recovery.decide(POLICY, again, -1, asked=False, now=0.0)
     again = recovery.failed(recovery.go(again), failure(step=10, rank=0))
     assert recovery.decide(POLICY, again, -1, asked=False, now=0.0).seats == (0,)
+
+
+def test_a_machine_that_is_lost_takes_its_places_with_it() -> None:
+    """At once, and for ever: no matter how often they are to blame, and how long they have rested."""
+    state = recovery.failed(recovery.start(1, [2, 4], -1), failure("lost", rank=None))
+    state = recovery.decide(POLICY, recovery.without(state, [0, 1]), -1, asked=False, now=0.0)
+    assert (state.phase, state.seats) == ("restarting", (2, 3))
+    assert state.reason == "restart 1 of 8 (lost), without place 0, 1"
+    state = recovery.go(state)
+    assert not recovery.due(state, now=1e9)
+    state = recovery.without(recovery.failed(state, failure("lost", rank=None)), [0, 1, 2])
+    ended = recovery.decide(POLICY, state, -1, asked=False, now=1e9)
+    assert (ended.phase, ended.reason) == ("gave up", "1 places are left, and it needs 2")

@@ -78,9 +78,12 @@ class Life:
         """Take the folder over. False if the run is not to go on."""
         before = take_over(self.folder, self.job)
         until_free(self.folder)
+        goes_on = before is not None and before.rpartition(".")[0] in (self.job.number, self.job.before)
+        if not goes_on:  # a person has submitted it: what became of earlier jobs does not count
+            _submit.write(self.folder, counted_from=len([*read_lines(self.folder.events)]))
         _submit.write(self.folder, job=self.job.number, words=[*words], directory=str(Path.cwd()))
         self.link_output()
-        if before is not None and self.unexplained():
+        if goes_on and self.unexplained():
             # It had no time to say anything: its node is gone, or Slurm has taken the nodes without a warning.
             if why := self.against("node"):
                 return self.give_up(why)
@@ -88,7 +91,8 @@ class Life:
         if self.launcher.restart == "chain":
             if self.called_off():
                 return False
-            self.successor = self.job.chain(words)
+            least, most = self.launcher.span
+            self.successor = self.job.chain(self.folder, f"{least}-{most}", words)
             _submit.write(self.folder, successor=self.successor)
         return True
 
@@ -134,7 +138,7 @@ class Life:
                 self.queue_again()
 
     def against(self, why: requeue.Cause) -> str:
-        events = [*read_lines(self.folder.events)]
+        events = [*read_lines(self.folder.events)][_submit.read(self.folder).get("counted_from", 0) :]
         budget: dict[str, Any] = asdict(self.launcher.restarts)
         return requeue.against(budget, events, why, self.saved(), self.settings.recovery.repeats)
 

@@ -237,8 +237,8 @@ class World(Ranks, Protocol):
     def reduce(self, value: Tensor) -> Tensor:
         """Sum of a device tensor over the data-parallel ranks, in place. Collective."""
 
-    def broadcast(self, value: Tensor) -> Tensor:
-        """A device tensor of the first data-parallel rank that holds this part of the model, in place. Collective."""
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        """The tensor `value` of data-parallel rank `source`, in place; each part of the model by itself. Collective."""
 
     def barrier(self) -> None: ...
 

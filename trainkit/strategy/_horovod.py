@@ -49,8 +49,8 @@ class HorovodWorld(Group):
         hvd.allreduce_(value, name="reduce", op=hvd.Sum)
         return value
 
-    def broadcast(self, value: Tensor) -> Tensor:
-        _broadcast({"value": value})
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        _broadcast({"value": value}, source)
         return value
 
     def close(self) -> None:
@@ -200,7 +200,7 @@ class HorovodEngine(SpmdEngine):
             super()._materialise()
 
 
-def _broadcast(tensors: dict[str, Tensor]) -> None:
-    """Overwrite `tensors` with rank 0's. Horovod knows no bfloat16: its bits travel as integers."""
+def _broadcast(tensors: dict[str, Tensor], source: int = 0) -> None:
+    """Overwrite `tensors` with those of rank `source`. Horovod knows no bfloat16: its bits travel as integers."""
     bits = {n: t.view(torch.int16) if t.dtype == torch.bfloat16 else t for n, t in tensors.items()}
-    hvd.broadcast_parameters(bits, root_rank=0)
+    hvd.broadcast_parameters(bits, root_rank=source)

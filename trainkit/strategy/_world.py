@@ -41,7 +41,7 @@ class Solo:
     def reduce(self, value: Tensor) -> Tensor:
         return value
 
-    def broadcast(self, value: Tensor) -> Tensor:
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
         return value
 
     def gather(self, value: Any) -> list[Any]:
@@ -86,8 +86,8 @@ class Group:
         dist.all_reduce(value)
         return value
 
-    def broadcast(self, value: Tensor) -> Tensor:
-        dist.broadcast(value, 0)
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        dist.broadcast(value, source)
         return value
 
     def gather(self, value: Any) -> list[Any]:

@@ -110,12 +110,15 @@ class Rank:
         sys.exit(self.told["exit_code"])
 
     def save(self, order: Order, kept: Kept) -> None:
-        from trainkit.rescue import save
+        """Write what this rank holds, if it is the first to try."""
+        from trainkit.rescue import fill_in, save
 
-        settings = main.load_settings(self.folder)
-        folder = self.folder.checkpoints(settings.checkpoint.dir)
+        ready = self.ready or main.get_ready(self.folder)
+        folder = self.folder.checkpoints(ready.settings.checkpoint.dir)
         try:
             saved = save(kept, folder, order.attempt, main.say)
+            if saved is not None:
+                fill_in(self.folder, kept, ready.settings, len(ready.data.train))
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             self.folder.event("save_failed", step=kept.step, message=told, in_a_row=1)

@@ -1,19 +1,19 @@
 """What outlives a fault: the newest step, in the memory of every rank that holds all of it.
 
 Where every rank has the whole state (local, ddp, accelerate, horovod) one of those that outlive a fault is enough to go
-on from, so that the step in flight is all that is lost. What only the dead rank had is missing, and so a step counts
-only if every journal has it.
+on from, so that the step in flight is all that is lost. What the dead rank was still to write of it, the others know:
+which samples it had, and what the step came to.
 
     keep        the rank's state, in host memory, when an attempt breaks
     hand_over   all ranks of the next attempt get the newest that any of them has kept
     save        it is written instead, by the first who tries, where the rank does not stay
+    fill_in     the rows that a dead rank did not get to
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,32 @@ from torch import Tensor, nn
 
 from trainkit.checkpoint.manifest import committed
 from trainkit.checkpoint.store import CheckpointStore, Saved
+from trainkit.data import ledger
+from trainkit.data.order import Order
+from trainkit.data.plan import Plan
 from trainkit.protocols import Engine, Say, World
-from trainkit.runfolder import read_lines
+from trainkit.runfolder import RunFolder, append_line, read_lines, truncate_after
+from trainkit.settings import Settings
 from trainkit.strategy._world import Solo
-
-PATIENCE_S = 2.0  # until the other survivors have written their rows of the step
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The whole state after `step`, as a rank of `attempt` held it: what a checkpoint would hold.
+    """The whole state after `step`, as one of the `ranks` ranks of `attempt` held it: what a checkpoint would hold.
 
     state    canonical names, plain tensors in host memory
     trainer  plain JSON
     about    of the run, for the manifest
+    row      of metrics.jsonl for this step, where the attempt has made one
     """
 
     step: int
     attempt: int
+    ranks: int
     state: Mapping[str, Any]
     trainer: Mapping[str, Any]
     about: Mapping[str, Any]
+    row: Mapping[str, Any] | None
 
 
 @dataclass(slots=True)
@@ -54,24 +59,21 @@ class Pocket:
     bound: bool = False
 
 
-def keep(engine: Engine, world: World, store: CheckpointStore, trainer: Mapping[str, Any], step: int) -> Kept | None:
+def keep(
+    engine: Engine,
+    world: World,
+    store: CheckpointStore,
+    trainer: Mapping[str, Any],
+    step: int,
+    row: Mapping[str, Any] | None,
+) -> Kept | None:
     """The state after `step`; None if this rank does not hold all of it, or if there is nothing to keep."""
     if world.dp_size != world.size or step == 0:
         return None
     state = engine.state_dict()
     if not all(type(tensor) in (Tensor, nn.Parameter) for _, tensor in _leaves(state)):
         return None  # of a DTensor or a fragment this rank has a part
-    return Kept(step, store.attempt, _on_host(state), trainer, store.about)
-
-
-def journaled(step: int, journals: Sequence[Path]) -> bool:
-    """Whether all of `journals` have `step`, or soon have: the other survivors may not have come so far."""
-    until = time.monotonic() + PATIENCE_S
-    while not all(any(row["step"] == step for row in read_lines(path)) for path in journals):
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
+    return Kept(step, store.attempt, world.size, _on_host(state), trainer, store.about, row)
 
 
 def hand_over(kept: Kept | None, engine: Engine, world: World, saved: int) -> tuple[Kept, int] | None:
@@ -90,7 +92,7 @@ def hand_over(kept: Kept | None, engine: Engine, world: World, saved: int) -> tu
             tensor.detach().copy_(given[name])
         world.broadcast(tensor.detach(), source)
     engine.load_state_dict(state)
-    small = Kept(kept.step, kept.attempt, {}, kept.trainer, kept.about) if given and kept is not None else None
+    small = replace(kept, state={}) if given and kept is not None else None
     return world.gather(small)[source], source
 
 
@@ -105,6 +107,33 @@ def save(kept: Kept, folder: Path, attempt: int, say: Say) -> Saved | None:
         return CheckpointStore(folder, Solo(device=device), attempt, kept.about, say).save(
             kept.step, kept.state, kept.trainer
         )
+
+
+def fill_in(folder: RunFolder, kept: Kept, settings: Settings, train_samples: int) -> None:
+    """Write the rows of the newest step that a rank did not get to before it died. It had trained its samples: its
+    gradients are in the sum, or nobody would have made the step. Only when nobody else writes any more; one process."""
+    if settings.data.ledger:
+        paths = [folder.ledger(kept.attempt, rank) for rank in range(kept.ranks)]
+        for path in paths:
+            truncate_after(path, kept.step)
+        rows = (row for path in folder.root.glob("ledger/*/*.jsonl") for row in read_lines(path))
+        present = {i for row in rows if row["step"] == kept.step for i in row["ids"]}
+        skipped = kept.step in kept.trainer["progress"]["health"]["skipped"]
+        for rank, path in enumerate(paths):
+            plan = Plan(
+                Order(train_samples, settings.train.seed),
+                settings.train.global_batch,
+                settings.train.micro_batch,
+                rank,
+                kept.ranks,
+            )
+            step = next(plan.steps(plan.samples_after(kept.step - 1), 1))
+            if not present.issuperset(step.ids()):
+                append_line(path, ledger.row(kept.step, step, skipped))
+    if kept.row is not None:
+        truncate_after(folder.metrics, kept.step)
+        if not any(row["step"] == kept.step for row in read_lines(folder.metrics)):
+            append_line(folder.metrics, kept.row)
 
 
 def _leaves(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,33 +28,13 @@ from trainkit.data.plan import Plan, Step, split
 from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog, over_all_ranks
+from trainkit.progress import Progress
 from trainkit.protocols import Batch, Data, Engine, Outcome, World
-from trainkit.rescue import Pocket, hand_over, journaled, keep
-from trainkit.resilience.guard import Guard, Health
+from trainkit.rescue import Pocket, fill_in, hand_over, keep
+from trainkit.resilience.guard import Guard
 from trainkit.resilience.pulse import Lifeline
 from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.settings import Settings, name_of
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands; with the weights and moments, all that a checkpoint holds.
-
-    samples  data position: samples consumed by all ranks together
-    best     best eval_loss so far; `stale`: evaluations in a row that did not better it
-    health   of the newest steps, and which are skipped
-    """
-
-    step: int = 0
-    samples: int = 0
-    best: float | None = None
-    stale: int = 0
-    health: Health = field(default_factory=Health)
-
-    @classmethod
-    def read(cls, saved: Mapping[str, Any]) -> Progress:
-        """From what a checkpoint holds."""
-        return cls(**{**saved, "health": Health(**saved["health"])} if "health" in saved else saved)
 
 
 class Trainer:
@@ -86,7 +66,8 @@ class Trainer:
     def fit(self) -> Outcome:
         """Train from the newest good checkpoint, or from the start, to the last step or until asked to stop."""
         self.resume()
-        self.lifeline.beat(self.progress.step, "starting")
+        self.begun = self.progress.step
+        self.lifeline.beat(self.begun, "starting")
         self.log = MetricLog(self.folder.metrics, self.world)
         self.ledger = Ledger(self.folder, self.store.attempt, self.world) if self.settings.data.ledger else None
         self.event("start", step=self.progress.step, total_steps=self.total, **self.describe())
@@ -302,6 +283,8 @@ class Trainer:
             kept, self.given_by = given
             self.stand(kept.trainer, kept.attempt)
             self.forget_after(kept.step)
+            if self.world.rank == 0:
+                fill_in(self.folder, kept, self.settings, len(self.data.train))
             return
         found = None if self.settings.resume == "never" else self.store.latest()
         if found is None and self.settings.resume == "must":
@@ -351,19 +334,18 @@ class Trainer:
         return {"progress": asdict(self.progress), "metrics": self.metrics}
 
     def keep(self, fault: Exception) -> None:
-        """Keep the newest step for the next attempt, where this rank holds all of it (rescue.py). Whatever goes wrong
-        in that is told, and hides nothing of the fault."""
+        """Keep the newest step for the next attempt, where this rank holds all of it (rescue.py). What goes wrong in
+        that is told, and hides nothing of the fault."""
         unsure = self.progress.health.bad > 0 or self.settings.integrity.every is not None  # that has to be compared
         if isinstance(fault, TrainkitError) or unsure or not self.between:
             return
-        step, attempt, world = self.progress.step, self.store.attempt, self.world
-        journals = [self.folder.ledger(attempt, rank) for rank in range(world.size)] if self.ledger is not None else []
-        if self.due(step, self.train.log_every) or (self.data.heldout and self.due(step, self.train.eval_every)):
-            journals.append(self.folder.metrics)
+        step = self.progress.step
+        logs = self.due(step, self.train.log_every) or (self.data.heldout and self.due(step, self.train.eval_every))
         try:
-            self.log.flush()
-            if journaled(step, journals):
-                self.pocket.kept = keep(self.engine, world, self.store, self.small_state(), step)
+            row = self.log.newest() if logs and step > self.begun else None
+            told = not logs or step == self.begun or (row is not None and row["step"] == step)
+            if told:  # else it is still being evaluated
+                self.pocket.kept = keep(self.engine, self.world, self.store, self.small_state(), step, row)
         except Exception as error:
             self.store.say(f"step {step} cannot be kept: {type(error).__name__}: {error}")
 

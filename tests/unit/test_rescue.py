@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +19,9 @@ from tests.unit.test_bad_steps import after_backward, weight_of
 from tests.unit.test_trainer import Line, during, events, held, logged, trainer
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import TrainkitError
-from trainkit.rescue import Kept, Pocket, hand_over, journaled, keep, save
+from trainkit.rescue import Kept, Pocket, fill_in, hand_over, keep, save
 from trainkit.resilience.pulse import Section
-from trainkit.runfolder import append_line
+from trainkit.runfolder import RunFolder, read_lines
 from trainkit.strategy._world import Solo
 from trainkit.trainer import Trainer
 
@@ -135,10 +136,7 @@ def test_a_state_among_bad_steps_is_not_worth_keeping(bad: bool, tmp_path: Path)
     assert (t.pocket.kept is None) == bad
 
 
-def test_a_row_that_an_evaluation_was_to_fill_counts_as_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainkit.rescue.PATIENCE_S", 0.05)
+def test_a_step_that_is_still_being_evaluated_is_not_kept(tmp_path: Path) -> None:
     t = trainer(tmp_path, steps=STEPS, log_every=4, eval_every=3)
     whole = t.engine.evaluate
 
@@ -198,18 +196,26 @@ def alone(**world: Any) -> Solo:
     return replace(Solo(device=torch.device("cpu")), **world)
 
 
-def test_a_step_that_a_journal_lacks_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainkit.rescue.PATIENCE_S", 0.05)
-    journal = tmp_path / "rank_1.jsonl"
-    append_line(journal, {"step": 2, "ids": []})
-    assert not journaled(3, [journal])
-    append_line(journal, {"step": 3, "ids": []})
-    assert journaled(3, [journal])
+def test_what_a_dead_rank_did_not_get_to_write_is_written_for_it(tmp_path: Path) -> None:
+    """Its samples are in the sum of the gradients. A line that it had half written goes."""
+    t = trainer(tmp_path, steps=STEPS, ledger=True)
+    broken(t, 6, ConnectionError())
+    state, folder = kept(t), RunFolder(tmp_path)
+    ledger, rows = folder.ledger(1, 0), folder.metrics.read_text().splitlines(keepends=True)
+    whole = ledger.read_text().splitlines(keepends=True)
+    for torn in (whole[-1][:9], ""):
+        ledger.write_text("".join(whole[:-1]) + torn)
+        folder.metrics.write_text("".join(rows[:-1]))
+        fill_in(folder, state, t.settings, len(t.data.train))
+        assert ledger.read_text().splitlines(keepends=True) == whole
+        assert [*read_lines(folder.metrics)][-1] == json.loads(rows[-1])
+    fill_in(folder, state, t.settings, len(t.data.train))
+    assert ledger.read_text().splitlines(keepends=True) == whole
 
 
 def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
     t = trainer(tmp_path)
-    state = keep(t.engine, alone(), t.store, {}, 3)
+    state = keep(t.engine, alone(), t.store, {}, 3, None)
     assert state is not None
     assert save(state, t.store.folder, 1, print) is not None
     assert save(state, t.store.folder, 1, print) is None
@@ -218,14 +224,14 @@ def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
 
 def test_ranks_that_divide_the_model_keep_nothing(tmp_path: Path) -> None:
     t = trainer(tmp_path)
-    assert keep(t.engine, alone(size=2, dp_size=1), t.store, {}, 3) is None
+    assert keep(t.engine, alone(size=2, dp_size=1), t.store, {}, 3, None) is None
 
 
 def test_a_rank_that_has_a_part_of_a_tensor_keeps_nothing(tmp_path: Path) -> None:
     t = trainer(tmp_path)
     part: Any = Tensor._make_subclass(DTensor, torch.zeros(1))
     t.engine.state_dict = lambda: {"model": {"weight": part}}  # type: ignore[method-assign]
-    assert keep(t.engine, alone(), t.store, {}, 3) is None
+    assert keep(t.engine, alone(), t.store, {}, 3, None) is None
 
 
 def test_nothing_is_handed_over_where_nobody_has_kept_anything(tmp_path: Path) -> None:

@@ -171,7 +171,9 @@ class Agent:
 
     def dismiss(self, stay: Collection[int]) -> None:
         """End all ranks but those that `stay`; what they hold is saved first."""
-        leaving = self.ranks.standing() - {*stay}
+        holding = self.ranks.standing()
+        self.ranks.keep(holding | {*stay})  # whoever saves also writes what the others were still to write
+        leaving = holding - {*stay}
         self.ranks.release(leaving)
         until = time.monotonic() + self.limits.slow
         while leaving & {*self.ranks.alive()} and time.monotonic() < until:

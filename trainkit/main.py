@@ -76,7 +76,7 @@ def fit(
     try:
         outcome = train(ready, world, folder, attempt, lifeline, pocket)
     except Exception:
-        if pocket.kept is not None:
+        if pocket.kept is not None and world.lets_go:
             world.close()
             pocket.bound = False
         raise

@@ -242,6 +242,10 @@ class World(Ranks, Protocol):
 
     def barrier(self) -> None: ...
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether a rank can close this when another one is gone, and join other ranks."""
+
     def apart(self) -> Ranks:
         """The same ranks over connections of their own: a thread may use them while another uses this world's.
         Collective."""

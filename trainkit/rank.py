@@ -61,8 +61,8 @@ class Rank:
                 self.post.tell(outcome)
                 return outcome
             kept = self.pocket.kept
-            if kept is None or kept.attempt < order.attempt or self.pocket.bound:  # an attempt that made no step is
-                self.leave(order, kept)  # not tried again in the same process: that may be what is wrong
+            if kept is None:
+                self.leave(order, None)
             self.stand_by(order, kept)
             following = self.post.take()
             if following is None:
@@ -94,10 +94,12 @@ class Rank:
         return None
 
     def stand_by(self, order: Order, kept: Kept) -> None:
+        """Not to be a rank of the next attempt if this one made no step: this process may be what is wrong."""
         self.write_fault(order)
         self.pulse.beat(order.rank, kept.step, "standing")
-        main.say(f"rank {order.rank} holds step {kept.step} and waits for the next attempt")
-        self.post.tell("standing")
+        stays = kept.attempt == order.attempt and not self.pocket.bound
+        main.say(f"rank {order.rank} holds step {kept.step}" + (" and waits for the next attempt" if stays else ""))
+        self.post.tell("standing" if stays else "holding")
 
     def leave(self, order: Order, kept: Kept | None) -> NoReturn:
         """Exit, after the step that this rank holds is saved. What goes wrong in that is told, and hides nothing of the

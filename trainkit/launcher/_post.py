@@ -1,8 +1,9 @@
 """What the agent tells a rank process, and how that answers.
 
     agent  ---- Order: be rank R of attempt A ----->  rank
-           <--- "standing": the attempt broke, and I hold its newest step
-           ---- another Order, or None: leave ----->
+           <--- "standing": the attempt broke, I hold its newest step, and can be a rank of the next
+           <--- "holding":  I hold it, and cannot
+           ---- another Order, or None: save, leave ->
            <--- "done", "stopped"
 
 A process may get its first order only later (a spare), and another one when it has outlived an attempt.
@@ -22,7 +23,7 @@ from trainkit.protocols import Outcome
 
 LOOK_S = 0.5  # between two looks at whether the agent lives: its other children hold the pipe open, too
 
-Answer = Outcome | Literal["standing"]
+Answer = Outcome | Literal["standing", "holding"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,11 +166,12 @@ class Ranks:
             member.context.wait(KILL_S)
         return "stopped" if "stopped" in answers else "done"
 
-    def standing(self) -> set[int]:
-        """The ranks that hold the newest step and wait."""
+    def standing(self, *answers: str) -> set[int]:
+        """The ranks that hold the newest step and wait; of `answers` only."""
         for member in self._members.values():
             member.hear()
-        return {rank for rank, member in self._members.items() if member.answer == "standing"}
+        wanted = answers or ("standing", "holding")
+        return {rank for rank, member in self._members.items() if member.answer in wanted}
 
     def stopped(self) -> list[int]:
         """The ranks whose process was stopped by a signal."""
@@ -213,8 +214,8 @@ class Ranks:
         """The ranks that can be the same ranks of an attempt in `seats`: they stand by, and nothing changes for their
         process but the others. Not the one that is to blame: who knows what its process is like."""
         places = {rank: _place(rank, seats) for rank in range(len(seats))}
-        fits = [rank for rank in self.standing() if rank in places and _same(self._members[rank].place, places[rank])]
-        return [rank for rank in fits if rank != blamed]
+        willing = self.standing("standing") & places.keys() - {blamed}
+        return [rank for rank in willing if _same(self._members[rank].place, places[rank])]
 
     def release(self, ranks: Collection[int]) -> None:
         """Tell those of `ranks` that stand by that they are to save what they hold, and leave."""

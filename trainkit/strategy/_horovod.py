@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -43,7 +43,10 @@ except ImportError as error:
 
 @dataclass(frozen=True, kw_only=True)
 class HorovodWorld(Group):
-    """A rank of Horovod's ring, with torch's gloo group beside it."""
+    """A rank of Horovod's ring, with torch's gloo group beside it. Shutting Horovod down is agreed on with rank 0, and
+    waits for ever where that is gone."""
+
+    lets_go: ClassVar[bool] = False
 
     def reduce(self, value: Tensor) -> Tensor:
         hvd.allreduce_(value, name="reduce", op=hvd.Sum)

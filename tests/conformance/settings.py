@@ -66,7 +66,7 @@ def make(
 ) -> Settings:
     return Settings(
         name="decoder",
-        run=Run(dir=folder, max_hours=None),
+        run=Run(dir=folder, max_hours=None, signals=("USR1", "USR2")),
         resume=resume,
         train=Train(**(TRAIN | train)),
         checkpoint=Checkpoint(**(CHECKPOINT | (checkpoint or {}))),

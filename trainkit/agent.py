@@ -1,17 +1,18 @@
 """The agent of one machine: imports torch once, forks the ranks, watches them, and starts them again if one fails.
 
     front --SIGTERM--> agent --SIGUSR1--> ranks: agree on a step, save, leave      -> exit 75
-    a rank fails       -> the others are ended -> `failure` event
-                       -> `restart` event, the next attempt from the newest checkpoint (resilience/recovery.py decides)
-                       -> or `give_up` event                                       -> exit 1 or 2
+    a rank fails       -> those that hold the newest step stand by, the others leave -> `failure` event
+                       -> `restart` event, the next attempt (resilience/recovery.py decides) from the newest step that a
+                          rank holds, or checkpoint
+                       -> or `give_up` event; what is held is saved                -> exit 1 or 2
     no rank is heard of -> all write their stacks to their logs, then as if one had failed
     a STOP file, run.max_hours over -> as SIGTERM
     the front dies     -> the agent gets SIGTERM (parent-death signal)             -> as above
     the agent dies     -> the ranks get SIGINT (parent-death signal)               -> they save and leave
 
 It is started before there is anything to run, so that torch's import overlaps with the front's own work, and waits
-for one line on stdin: [run folder, numbers of ranks that it may run with, attempt]. End of file instead means that
-nothing is to be run. With a fourth entry, how to reach them, the ranks are on several machines (nodes.py).
+for one line on stdin: [run folder, numbers of ranks that it may run with, spares, attempt]. End of file instead means
+that nothing is to be run. With a fifth entry, how to reach them, the ranks are on several machines (nodes.py).
 
 Forking costs milliseconds where a fresh interpreter would import torch again. Nothing here may touch CUDA or start
 torch's thread pools, because neither survives a fork.
@@ -26,7 +27,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -34,12 +35,13 @@ from typing import Any
 
 import yaml
 
-from trainkit import main as rank
+from trainkit import rank
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
-from trainkit.launcher._order import Order
-from trainkit.launcher._ranks import Death, Ranks
+from trainkit.launcher._order import Order as NodesOrder
+from trainkit.launcher._ranks import Fault, Ranks
 from trainkit.launcher._warm import warm_up
+from trainkit.main import stop
 from trainkit.nodes import NodeRanks, Nodes
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure, recovery
@@ -63,7 +65,7 @@ def main() -> int:
     # torch counts GPUs through NVML then, which leaves CUDA untouched before the fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
-    rank.stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
+    stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _pass_on)
 
@@ -72,7 +74,7 @@ def main() -> int:
     order = sys.stdin.readline()
     if not order:
         return EXIT_DONE
-    root, sizes, attempt, *nodes = json.loads(order)
+    root, sizes, spares, attempt, *nodes = json.loads(order)
     folder = RunFolder(Path(root))
     with (folder.logs(attempt) / "agent.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
@@ -85,24 +87,24 @@ def main() -> int:
         return EXIT_FAILED
     config = yaml.safe_load(folder.config.read_text())
     if not nodes:
-        return Agent(folder, config).supervise(sizes, attempt)
+        return Agent(folder, config, sizes, spares, attempt).supervise()
     return supervise_nodes(folder, config, sizes, attempt, nodes[0])
 
 
 def supervise_nodes(folder: RunFolder, config: Mapping[str, Any], sizes: Sequence[int], attempt: int, to: Any) -> int:
     """The same with ranks on several machines."""
-    order = Order(**to)
+    order = NodesOrder(**to)
     os.environ.update(order.owner)
     try:
-        nodes = Nodes(order, lambda: rank.stop.raised)
+        nodes = Nodes(order, lambda: stop.raised)
     except TrainkitError as error:
-        if rank.stop.raised:
+        if stop.raised:
             return EXIT_STOPPED
         told = failure.event(str(error), None) | {"log": str(folder.logs(attempt) / "agent.log"), "cause": "lost"}
         folder.event("failure", attempt=attempt, **told)
         return EXIT_FAILED
     try:
-        return Agent(folder, config, nodes).supervise(sizes, attempt)
+        return Agent(folder, config, sizes, 0, attempt, nodes).supervise()
     finally:
         nodes.close()
 
@@ -110,91 +112,126 @@ def supervise_nodes(folder: RunFolder, config: Mapping[str, Any], sizes: Sequenc
 class Agent:
     """Carries out what resilience/recovery.py decides. `config` is that of the run, checked and resolved."""
 
-    def __init__(self, folder: RunFolder, config: Mapping[str, Any], nodes: Nodes | None = None) -> None:
-        self.nodes = nodes
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Mapping[str, Any],
+        sizes: Sequence[int],
+        spares: int,
+        attempt: int,
+        nodes: Nodes | None = None,
+    ) -> None:
         self.folder, self.checkpoints = folder, folder.checkpoints(config["checkpoint"]["dir"])
         self.policy, self.limits = Recovery(**config["recovery"]), Watchdog(**config["watchdog"])
         hours = config["run"]["max_hours"]
         self.hours, self.until = hours, math.inf if hours is None else time.monotonic() + 3600 * hours
+        self.sizes, self.first, self.pulse = sizes, attempt, Pulse(sizes[-1])
+        self.nodes, self.ranks = nodes, self.crew(spares)
 
-    def supervise(self, sizes: Sequence[int], attempt: int) -> int:
+    def crew(self, spares: int) -> Ranks | NodeRanks:
+        if self.nodes is not None:
+            return NodeRanks(self.nodes, self.folder.root, self.first, self.pulse)
+        return Ranks(partial(rank.work, str(self.folder.root), self.first, self.pulse), spares)
+
+    def supervise(self) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
-        code, state = EXIT_DONE, recovery.start(attempt, sizes, self.regular())
-        self.warming = warm_up(self.folder.modules(attempt)) if self.nodes is None else iter(())
-        while state.phase == "running":
-            outcome = self.attend(state, again=state.attempt > attempt)
-            if not isinstance(outcome, failure.Failure):
-                state = self.ended(state, outcome)
-                continue
-            code = outcome.exit_code
-            state = recovery.failed(state, outcome)
-            state = recovery.without(state, self.nodes.gone() if self.nodes else ())
-            state = recovery.decide(self.policy, state, self.regular(), rank.stop.raised, time.monotonic())
-            if state.phase == "restarting":
-                state = self.restart(state)
-            elif outcome.cause != "refused":
-                self.folder.event("give_up", attempt=state.attempt, why=state.reason)
+        code, state = EXIT_DONE, recovery.start(self.first, self.sizes, self.regular())
+        self.warming = warm_up(self.folder.modules(self.first)) if self.nodes is None else iter(())
+        try:
+            while state.phase == "running":
+                outcome = self.attend(state)
+                if isinstance(outcome, failure.Failure):
+                    code = outcome.exit_code
+                    state = self.recover(recovery.failed(state, outcome), outcome)
+                else:
+                    self.ranks.keep(())
+                    state = self.ended(state, outcome)
+        finally:
+            self.dismiss(())  # no rank outlives this, and what one holds is saved
+            self.ranks.end()
         return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
 
-    def attend(self, state: recovery.State, again: bool) -> Outcome | failure.Failure:
-        """One attempt, from the fork to the end of its last rank; `again`: it goes on from one before. A `failure`
-        event tells of the rank that failed first."""
+    def attend(self, state: recovery.State) -> Outcome | failure.Failure:
+        """One attempt, until all ranks have returned, or one has failed and the others have left or stand by. A
+        `failure` event tells of the rank that failed first."""
         guard()
-        logs, pulse = self.folder.logs(state.attempt), Pulse(state.ranks)
-        ranks: Ranks | NodeRanks
-        if self.nodes is None:
-            ranks = Ranks(state.seats, logs, partial(rank.work, str(self.folder.root), state.attempt, again, pulse))
-        else:
-            ranks = NodeRanks(self.nodes, state.seats, state.attempt, again, self.folder.root, pulse)
-        try:
-            outcome = self.watch(state, ranks, pulse, logs)
-        finally:
-            ranks.end()
+        logs = self.folder.logs(state.attempt)
+        self.pulse.begin(state.ranks)
+        self.ranks.begin(state.attempt, state.attempt > self.first, state.seats, logs)
+        outcome = self.watch(state, logs)
         if isinstance(outcome, failure.Failure):
             self.folder.event("failure", attempt=state.attempt, **outcome.told)
         return outcome
 
-    def watch(
-        self, state: recovery.State, ranks: Ranks | NodeRanks, pulse: Pulse, logs: Path
-    ) -> Outcome | failure.Failure:
-        """Until all ranks have returned, or one has failed."""
+    def watch(self, state: recovery.State, logs: Path) -> Outcome | failure.Failure:
+        """How the attempt ends."""
+        ranks, pulse = self.ranks, self.pulse
         watch = Watch(self.limits, max(self.newest(), 0))
         while (outcome := ranks.wait(LOOK_S)) is None:
             if (silence := watch.look(pulse.all(), time.monotonic())) is not None:
-                return hung(ranks, pulse, logs, silence)
+                found = hung(ranks, pulse, logs, silence)
+                self.let_settle()
+                return found
             self.look_for_orders()
             next(self.warming, None)
             if recovery.due(state, time.monotonic()):
                 ranks.ask()
-        if isinstance(outcome, Death):
-            self.let_rescue(ranks, pulse)
-            return failure.find(logs, outcome.rank, outcome.exit_code, pulse.read(outcome.rank).step, outcome.host)
+        if isinstance(outcome, Fault):
+            self.let_settle()
+            first = ranks.fault() or outcome
+            return failure.find(logs, first.rank, first.exit_code, pulse.read(first.rank).step, first.host)
         return outcome
 
-    def let_rescue(self, ranks: Ranks | NodeRanks, pulse: Pulse) -> None:
-        """Wait for those that outlive a fault: a collective fails, and they may save the newest step (rescue.py)."""
+    def let_settle(self) -> None:
+        """Wait for those that outlive a fault: a collective fails, and they stand by or leave (rank.py)."""
         noticed = time.monotonic() + NOTICE_S
-        while left := [beat for beat in map(pulse.read, ranks.alive()) if beat.section != "leaving"]:
-            rescuing = [beat.at for beat in left if beat.section == "rescuing"]
+        while busy := [*map(self.pulse.read, {*self.ranks.alive()} - self.ranks.standing())]:
+            rescuing = [beat.at for beat in busy if beat.section == "rescuing"]
             if time.monotonic() > (max(rescuing) + self.limits.slow if rescuing else noticed):
                 return
             time.sleep(GLANCE_S)
 
+    def recover(self, state: recovery.State, outcome: failure.Failure) -> recovery.State:
+        """Decide what follows from a failure, and prepare it."""
+        state = recovery.without(state, self.nodes.gone() if self.nodes else ())
+        state = recovery.decide(self.policy, state, self.regular(), stop.raised, time.monotonic())
+        if state.phase == "restarting":
+            stay = self.ranks.staying(state.seats, outcome.told.get("rank"))
+            held = max([self.pulse.read(kept).step for kept in stay], default=0)
+            self.dismiss(stay)
+            return self.restart(state, held)
+        self.dismiss(())
+        if outcome.cause != "refused":
+            self.folder.event("give_up", attempt=state.attempt, why=state.reason)
+        return state
+
+    def dismiss(self, stay: Collection[int]) -> None:
+        """End all ranks but those that `stay`; what they hold is saved first."""
+        holding = self.ranks.standing()
+        self.ranks.keep(holding | {*stay})  # whoever saves also writes what the others were still to write
+        leaving = holding - {*stay}
+        self.ranks.release(leaving)
+        until = time.monotonic() + self.limits.slow
+        while leaving & {*self.ranks.alive()} and time.monotonic() < until:
+            time.sleep(GLANCE_S)
+        self.ranks.keep(stay)
+
     def ended(self, state: recovery.State, how: Outcome) -> recovery.State:
         """They have saved and left. Unless the run was to stop, that was to take a place in again."""
-        if how == "stopped" and not rank.stop.raised and recovery.due(state, time.monotonic()):
+        if how == "stopped" and not stop.raised and recovery.due(state, time.monotonic()):
             return self.restart(recovery.rejoin(state, self.regular(), time.monotonic()))
         return recovery.ended(state, how)
 
-    def restart(self, state: recovery.State) -> recovery.State:
-        """Announce the next attempt and wait for its time, or until the run is asked to stop."""
+    def restart(self, state: recovery.State, held: int = 0) -> recovery.State:
+        """Announce the next attempt and wait for its time, or until the run is asked to stop. `held`: the newest step
+        that a rank holds."""
         guard()
-        following, step = state.attempt + 1, max(self.newest(), 0)
+        following, step = state.attempt + 1, max(self.newest(), held)
         self.folder.logs(following).mkdir()
         told = {"ranks": state.ranks, "step": step, "pause": state.pause_s, "why": state.reason}
         self.folder.event("restart", attempt=following, **told)
         until = time.monotonic() + state.pause_s
-        while not rank.stop.raised:
+        while not stop.raised:
             if time.monotonic() >= until:
                 return recovery.go(state)
             if self.nodes is None:
@@ -207,7 +244,7 @@ class Agent:
     def look_for_orders(self) -> None:
         """Ask the ranks to save and leave where a STOP file is there, or max_hours are over. Raises Fenced."""
         guard()
-        if rank.stop.raised:
+        if stop.raised:
             return
         if self.folder.stop.exists():
             self.folder.stop.unlink()  # or the same command would stop again
@@ -236,6 +273,8 @@ def hung(ranks: Ranks | NodeRanks, pulse: Pulse, logs: Path, silence: float) -> 
     beats, stopped = pulse.all(), ranks.stopped()
     who, message = described(beats, stopped, silence)
     ranks.dump_stacks()
+    if who is not None:
+        ranks.kill(who)  # the others notice, and need not hang with it
     told = {**failure.event(f"{message}; the stacks of all ranks are in {logs}", who), "cause": "hung"}
     step = max(beat.step for beat in beats)
     return failure.Failure("hung", step, {**told, "log": failure.log(logs, who), "step": step})

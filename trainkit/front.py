@@ -68,7 +68,7 @@ def run_locked(
     folder.event("launch", attempt=attempt, ranks=cluster.ranks)
     job = settings.launcher.start(folder.root, cluster, attempt)
     console = Console(folder, attempt, rich)
-    code, asked = follow(job, console, follower)
+    code, asked = follow(job, console, follower, settings.run.signals)
     status = STATUS.get(code, "killed" if code < 0 else "failed")
     if status in ("failed", "killed") and asked < 2 and not explained(folder):
         folder.event("failure", **unexplained(folder, code))
@@ -83,9 +83,9 @@ def run_locked(
     return code if code in STATUS else EXIT_FAILED
 
 
-def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
+def follow(job: Job, console: Console, follower: Follower, signals: Sequence[str]) -> tuple[int, int]:
     """Draw until the job ends. The first Ctrl-C or SIGTERM asks it to save and leave, the second ends it at once.
-    SIGUSR2 asks too, and does not count: a scheduler sends it some time before SIGTERM.
+    `signals` ask too, and do not count: a scheduler sends one some time before SIGTERM.
     Returns its exit code, and how often it was asked."""
     asked = 0
 
@@ -96,8 +96,9 @@ def follow(job: Job, console: Console, follower: Follower) -> tuple[int, int]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    signal.signal(signal.SIGUSR2, lambda number, frame: job.stop())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end a run
+    for name in signals:
+        signal.signal(signal.Signals[f"SIG{name}"], lambda number, frame: job.stop())
     told, troubled = 0, None
     while True:
         code = job.poll()

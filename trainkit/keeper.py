@@ -14,17 +14,17 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from trainkit import main as rank
+from trainkit import rank
 from trainkit.errors import EXIT_DONE, EXIT_FAILED
 from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
-from trainkit.launcher._ranks import GLANCE_S, Death, Part, Ranks
+from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
 from trainkit.launcher._warm import warm_up
 from trainkit.launcher._wire import Message, Wire
+from trainkit.main import stop
 from trainkit.protocols import Outcome
 from trainkit.resilience.pulse import Pulse
 from trainkit.runfolder import RunFolder
@@ -34,7 +34,7 @@ STATE_S, CONNECT_S, KNOCKS = 0.1, 5.0, 3
 
 def main(words: Sequence[str]) -> int:
     """Keep ranks until the agent says that it is over, or is gone."""
-    rank.stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
+    stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
     port, places, lease, *addresses = words
     call = reach([*addresses], int(port))
     if call is None:
@@ -68,33 +68,16 @@ def reach(addresses: Sequence[str], port: int) -> tuple[Wire, list[str]] | None:
     return None
 
 
-@dataclass
-class Crew:
-    """The ranks of one attempt that are here. `settled`: the agent knows how they ended; `asked`: to save and leave."""
-
-    attempt: int
-    numbers: Sequence[int]
-    ranks: Ranks
-    pulse: Pulse
-    settled: bool = False
-    asked: bool = False
-
-    def state(self) -> dict[str, list[object]]:
-        now, beats = time.monotonic(), [(number, self.pulse.read(number)) for number in self.numbers]
-        return {
-            "beats": [[number, beat.step, beat.section, now - beat.at] for number, beat in beats],
-            "alive": [self.numbers[index] for index in self.ranks.alive()],
-            "stopped": [self.numbers[index] for index in self.ranks.stopped()],
-        }
-
-
 class Keeper:
     """Does what the agent says, and tells it how the ranks are."""
 
     def __init__(self, wire: Wire, lease: float) -> None:
         self.wire, self.lease = wire, lease
-        self.crew: Crew | None = None
-        self.told_at = 0.0
+        self.crew: Ranks | None = None
+        self.pulse, self.attempt, self.numbers = Pulse(1), 0, list[int]()
+        self.faults: dict[int, float] = {}
+        self.outcome: Outcome | None = None
+        self.told_at, self.asked = 0.0, False
         self.warming: Iterator[None] = iter(())
 
     def serve(self) -> int:
@@ -113,62 +96,80 @@ class Keeper:
                     return EXIT_FAILED
                 self.look()
         finally:
-            self.end()
+            if self.crew is not None:
+                self.crew.end()
 
     def obey(self, message: Message) -> None:
-        what, crew = message["what"], self.crew
-        if what == "start":
-            self.start(message)
-        elif what == "end":
-            self.end()
-            self.wire.send("cleared", attempt=message["attempt"])
-        elif crew is None or message.get("attempt") != crew.attempt:
+        what = message["what"]
+        if what == "begin":
+            self.begin(message)
+        elif what == "keep":
+            self.keep({*message["ranks"]})
+            self.wire.send("kept")
+        elif self.crew is None or message.get("attempt") != self.attempt or not self.numbers:
             return
         elif what == "ask":
-            crew.ranks.ask()
+            self.crew.ask()
+        elif what == "release":
+            self.crew.release({*message["ranks"]} & {*self.numbers})
+        elif what == "kill":
+            self.crew.kill(message["rank"])
         elif what == "dump":
-            crew.ranks.dump_stacks()
-            self.wire.send("dumped", attempt=crew.attempt)
+            self.crew.dump_stacks()
+            self.wire.send("dumped")
 
-    def start(self, message: Message) -> None:
-        folder, attempt, part = RunFolder(Path(message["root"])), message["attempt"], Part(*message["part"])
-        logs, pulse = folder.logs(attempt), Pulse(part.size)
+    def begin(self, message: Message) -> None:
+        folder, part = RunFolder(Path(message["root"])), Part(*message["part"])
+        self.attempt, self.numbers = message["attempt"], [*part.ranks]
+        self.faults, self.outcome, self.asked = {}, None, False
+        logs = folder.logs(self.attempt)
         logs.mkdir(parents=True, exist_ok=True)  # a network disk may not show it here yet
-        work = partial(rank.work, message["root"], attempt, message["again"], pulse)
-        self.crew = Crew(attempt, part.ranks, Ranks(range(len(part.ranks)), logs, work, part), pulse)
-        if not message["again"]:
-            self.warming = warm_up(folder.modules(attempt))
+        if self.crew is None:
+            self.pulse = Pulse(message["most"])
+            self.crew = Ranks(partial(rank.work, message["root"], message["first"], self.pulse), spares=0)
+            self.warming = warm_up(folder.modules(message["first"]))
+        self.pulse.begin(part.size)
+        self.crew.begin_part(self.attempt, message["again"], part, logs)
+
+    def keep(self, ranks: set[int]) -> None:
+        if self.crew is not None:
+            kept = ranks & {*self.numbers}
+            self.crew.keep(kept)
+            self.numbers = sorted(kept)
 
     def look(self) -> None:
-        crew = self.crew
-        if crew is None:
+        if self.crew is None or not self.numbers:
             time.sleep(GLANCE_S)
             return
-        if rank.stop.raised and not crew.asked:
-            crew.asked = True
-            crew.ranks.ask()
-        if crew.settled:
+        if stop.raised and not self.asked:
+            self.asked = True
+            self.crew.ask()
+        if self.faults or self.outcome is not None:
             time.sleep(GLANCE_S)
-        elif (outcome := crew.ranks.wait(STATE_S)) is None:
+        elif (outcome := self.crew.wait(STATE_S)) is None:
             next(self.warming, None)
-        else:
-            crew.settled = True
-            self.report(crew, outcome)
+        elif not isinstance(outcome, Fault):
+            self.outcome = outcome
         if time.monotonic() - self.told_at > STATE_S:
             self.told_at = time.monotonic()
-            self.wire.send("state", attempt=crew.attempt, **crew.state())
+            self.wire.send("state", attempt=self.attempt, outcome=self.outcome, **self.state(self.crew))
 
-    def report(self, crew: Crew, outcome: Outcome | Death) -> None:
-        if isinstance(outcome, Death):
-            number = crew.numbers[outcome.rank]
-            self.wire.send("death", attempt=crew.attempt, rank=number, exit_code=outcome.exit_code)
-        else:
-            self.wire.send("outcome", attempt=crew.attempt, outcome=outcome)
-
-    def end(self) -> None:
-        if self.crew is not None:
-            self.crew.ranks.end()
-            self.crew = None
+    def state(self, crew: Ranks) -> dict[str, object]:
+        """How the ranks are; of one that has failed, since when that is known."""
+        now, beats = time.monotonic(), [(number, self.pulse.read(number)) for number in self.numbers]
+        standing, holding = crew.standing("standing"), crew.standing("holding")
+        faults = []
+        if self.outcome is None and (fault := crew.fault()) is not None:
+            since = self.faults.setdefault(fault.rank, time.time())
+            faults.append([fault.rank, fault.exit_code, fault.rank not in standing | holding, since])
+        return {
+            "beats": [[number, beat.step, beat.section, now - beat.at] for number, beat in beats],
+            "alive": crew.alive(),
+            "stopped": crew.stopped(),
+            "standing": [*standing],
+            "holding": [*holding],
+            "faults": faults,
+        }
 
 
 if __name__ == "__main__":

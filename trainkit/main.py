@@ -1,32 +1,25 @@
-"""A rank's entry: read the resolved configuration, build the parts, train.
+"""What a rank does in one attempt: read the resolved configuration, build the parts, train.
 
-config.yaml -> prepare (once per machine) -> connect -> data -> handshake -> engine -> Trainer.fit
+config.yaml -> prepare (once per machine) -> data -> connect -> handshake -> engine -> Trainer.fit
 """
 
 from __future__ import annotations
 
-import faulthandler
-import json
 import os
 import random
-import signal
 import sys
-import traceback
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainkit.errors import EXIT_FAILED, ConfigError, CorruptError, Problem, TrainkitError
-from trainkit.launcher._warm import note
-from trainkit.resilience import failure
-from trainkit.resilience.pulse import Lifeline, Pulse, unnoted
+from trainkit.errors import ConfigError, Problem
+from trainkit.resilience.pulse import Lifeline
 from trainkit.resilience.stop import StopFlag
-from trainkit.runfolder import RunFolder, is_url, replace_text
+from trainkit.runfolder import RunFolder, is_url
 
 if TYPE_CHECKING:
     from trainkit.checkpoint.copier import Copier
-    from trainkit.protocols import Data, Outcome, Training
+    from trainkit.protocols import Data, Outcome, Training, World
+    from trainkit.rescue import Pocket
     from trainkit.settings import Settings
 
 COPY_S = 600.0  # so long the end of a run waits for the copy of its last checkpoint
@@ -35,59 +28,75 @@ stop = StopFlag()
 """Raised by a signal to this process; the agent installs it before it forks the ranks, so no signal is missed."""
 
 
-def work(root: str, attempt: int, again: bool, pulse: Pulse, rank: int) -> Outcome:
-    """Be rank `rank` of `attempt` in the run folder `root`; `again`: it goes on from an attempt of the same command.
-    A fault leaves logs/attempt_A/rank_R.failure.json behind and exits with the code of the error."""
-    stop.install()
-    faulthandler.register(signal.SIGQUIT)  # all threads, into the rank's log: what the agent asks for when a run hangs
-    folder = RunFolder(Path(root))
-    try:
-        trains = partial(note, folder.modules(attempt)) if rank == 0 and not again else unnoted
-        return train(folder, attempt, again, Lifeline(stop, partial(pulse.beat, rank), trains))
-    except Exception as error:
-        if not isinstance(error, TrainkitError):  # the others say it all in their message
-            traceback.print_exc()
-        code = error.exit_code if isinstance(error, TrainkitError) else EXIT_FAILED
-        message = str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}"
-        told = failure.event(message, rank) | {"exit_code": code, "traceback": traceback.format_exc()}
-        if isinstance(error, TrainkitError) and error.hopeless:
-            told |= {"cause": "refused"}
-        if isinstance(error, CorruptError):  # all ranks raise it; it is told of the one that it is about
-            told |= {"rank": error.rank, "cause": "corrupt"}
-        replace_text(folder.logs(attempt) / f"rank_{rank}.failure.json", json.dumps(told))
-        pulse.beat(rank, pulse.read(rank).step, "leaving")
-        sys.exit(code)
+@dataclass(frozen=True)
+class Ready:
+    """What a rank has before it meets the others, and keeps from one attempt to the next."""
+
+    settings: Settings
+    data: Data
 
 
-def train(folder: RunFolder, attempt: int, again: bool, lifeline: Lifeline) -> Outcome:
-    """Build everything that config.yaml names, and fit."""
+def load_settings(folder: RunFolder) -> Settings:
+    """Those of config.yaml."""
     from trainkit.config import load
 
-    settings = load(folder.config)
-    if again:  # from its own checkpoint, which resume=never cannot have meant, if there is one yet
-        settings = replace(settings, resume="auto")
+    return load(folder.config)
+
+
+def get_ready(folder: RunFolder) -> Ready:
+    """Build what needs no other rank."""
+    settings = load_settings(folder)
     prepare(settings)
-    return fit(settings, folder, attempt, lifeline)
+    return with_data(settings)
 
 
-def fit(settings: Settings, folder: RunFolder, attempt: int, lifeline: Lifeline | None = None) -> Outcome:
-    """Join the other ranks, build data and engine, train."""
+def with_data(settings: Settings) -> Ready:
+    """`settings` and the data of their recipe, which has been prepared."""
+    share_cores()
+    seed_host(settings.train.seed)
+    data = settings.recipe.build_data()
+    check(data)
+    return Ready(settings, data)
+
+
+def fit(
+    ready: Ready,
+    folder: RunFolder,
+    attempt: int,
+    lifeline: Lifeline | None = None,
+    carried: Pocket | None = None,
+) -> Outcome:
+    """Join the other ranks, build the engine, train. A fault that leaves the newest step in the pocket `carried` leaves
+    this process free to join other ranks."""
+    from trainkit.rescue import Pocket
+
+    settings, lifeline, pocket = ready.settings, lifeline or Lifeline(stop), carried or Pocket()
+    pocket.bound = True
+    world = settings.strategy.connect(settings.train.device)
+    try:
+        outcome = train(ready, world, folder, attempt, lifeline, pocket)
+    except Exception:
+        if pocket.kept is not None and world.lets_go:
+            world.close()
+            pocket.bound = False
+        raise
+    return outcome
+
+
+def train(ready: Ready, world: World, folder: RunFolder, attempt: int, lifeline: Lifeline, pocket: Pocket) -> Outcome:
+    """Train with the ranks of `world`, and leave them."""
     from trainkit.checkpoint.store import CheckpointStore
     from trainkit.handshake import shake_hands
     from trainkit.trainer import Trainer
 
-    share_cores()
-    world = settings.strategy.connect(settings.train.device)
-    seed_host(settings.train.seed)
-    data = settings.recipe.build_data()
-    check(data)
-    shake_hands(settings, data, world)
+    settings = ready.settings
+    shake_hands(settings, ready.data, world)
+    seed_host(settings.train.seed)  # again: data that was kept was not built just now
     engine = settings.strategy.build(training(settings), world)
     copier = copies(settings, folder)
     checkpoints = folder.checkpoints(settings.checkpoint.dir)
     store = CheckpointStore(checkpoints, world, attempt, about(settings, world.size), say, copier)
-    lifeline = lifeline or Lifeline(stop)
-    trainer = Trainer(settings, engine, world, data, store, folder, lifeline)
+    trainer = Trainer(settings, engine, world, ready.data, store, folder, lifeline, pocket)
     outcome = trainer.fit()
     world.close()
     if copier is not None:

@@ -32,12 +32,14 @@ class MetricLog:
     def __init__(self, path: Path, world: World) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if world.rank == 0 else None
         self._held: tuple[dict[str, Any], Tensor, torch.cuda.Event] | None = None
+        self._newest: tuple[dict[str, Any], Tensor | None, Tensor | None] | None = None
 
     def train_row(self, row: dict[str, Any], weight: float, loss_sum: Tensor, norm: Tensor) -> None:
         """Log `row` with the loss and gradient norm of the whole global batch."""
+        row["loss"] = 1.0 / weight if weight else 0.0  # times the sum, which may still be on its way
+        self._newest = (row, loss_sum, norm)
         if self._fd is None:
             return
-        row["loss"] = 1.0 / weight if weight else 0.0  # times the sum, which may still be on its way
         if loss_sum.device.type == "cpu":
             self._complete(row, loss_sum.item(), norm.item())
             return
@@ -55,9 +57,20 @@ class MetricLog:
     def row(self, row: Mapping[str, Any]) -> None:
         """Log one row as it is."""
         self.flush()  # the one before is not to come after it
+        self._newest = (dict(row), None, None)
         if self._fd is not None:
             guard()
             os.write(self._fd, (_encode(row) + "\n").encode())
+
+    def newest(self) -> dict[str, Any] | None:
+        """The last row, on every rank: another one than rank 0 may have to write it."""
+        self.flush()
+        if self._newest is None:
+            return None
+        row, loss_sum, norm = self._newest
+        if loss_sum is None or norm is None:
+            return row
+        return row | {"loss": row["loss"] * loss_sum.item(), "grad_norm": norm.item()}
 
     def flush(self) -> None:
         """Write the row that is still held back, if any."""

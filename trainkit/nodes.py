@@ -1,12 +1,12 @@
 """The ranks of a run on several machines, for the agent, which is on the first one.
 
     agent --srun--> a keeper per node (or per rank), which calls back over TCP (trainkit/keeper.py)
-    agent --------> keepers    start (an attempt), ask (to save and leave), dump (stacks), end; and a sign of life
-    keepers ------> agent      where every rank is, who has ended and how
+    agent --------> keepers    begin (an attempt), ask (to save and leave), dump (stacks), kill, release, keep; a sign
+                               of life
+    keepers ------> agent      where every rank is, who has ended and how, who stands by
 
-`Nodes` lasts as long as the command: keepers stay from one attempt to the next, with torch imported. `NodeRanks` is one
-attempt, and to the agent the same as `Ranks` of one machine. The store through which the ranks find each other is
-here, on a port of its own for every attempt.
+Keepers stay from one attempt to the next, with torch imported. To the agent `NodeRanks` is the same as `Ranks` of one
+machine. The store through which the ranks find each other is here, on a port of its own for every attempt.
 
 A node that is not heard of for `lost_s` is lost, and so is one whose keeper has ended. Its keeper, which may still be
 alive behind a cut cable, ends its ranks before that (LEASE of that time), so that no two attempts write.
@@ -22,23 +22,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainkit.errors import TrainkitError
 from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN, Order
-from trainkit.launcher._ranks import DUMP_S, GLANCE_S, KILL_S, Death
+from trainkit.launcher._ranks import DUMP_S, GLANCE_S, KILL_S, Fault, Part
 from trainkit.launcher._wire import Message, Wire
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure
 from trainkit.resilience.pulse import Pulse
 
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
+
 PING_S, START_S, LEASE = 1.0, 300.0, 0.6
-TOGETHER_S = 0.3
-"""What follows from a rank's death shows on other machines within this time: of all that, a signal is the cause."""
 
 
 @dataclass
@@ -183,29 +184,30 @@ class Nodes:
 
 
 class NodeRanks:
-    """The ranks of one attempt, in the places `seats` of `nodes`."""
+    """The ranks of a run, in the places of `nodes`; `first`: the first attempt of the command."""
 
-    def __init__(self, nodes: Nodes, seats: Sequence[int], attempt: int, again: bool, root: Path, pulse: Pulse) -> None:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
+    def __init__(self, nodes: Nodes, root: Path, first: int, pulse: Pulse) -> None:
+        self._nodes, self._root, self._first, self._pulse = nodes, root, first, pulse
+        self._attempt, self._asked = first, False
+        self._seats: list[int] = []
+        self._store: TCPStore | None = None
 
-        self._nodes, self._attempt, self._pulse, self._asked = nodes, attempt, pulse, False
-        self._deaths: list[tuple[Death, float]] = []
-        self._ended: dict[int, Outcome] = {}
-        self._keepers = {rank: nodes.keeper_of(seat) for rank, seat in enumerate(seats)}
-        self._mine = {keeper.number: keeper for keeper in self._keepers.values()}
+    def begin(self, attempt: int, again: bool, seats: Sequence[int], logs: Path) -> None:
+        """An attempt with a rank in each of `seats`; `logs` is where its keepers let it write."""
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+        self._attempt, self._seats, self._asked = attempt, [*seats], False
         door = socket.create_server(("", 0), backlog=len(seats))
-        port = door.getsockname()[1]
-        # torch looks the name up again: an address needs no resolver.
-        self._store = TCPStore(
-            nodes.address, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
-        )
-        for keeper in self._mine.values():
-            keeper.state, keeper.news = {}, []
-            part = _part(keeper, self._keepers, seats, nodes.order.places)
-            size = {"size": len(seats), "address": nodes.address, "port": port}
-            keeper.wire.send("start", root=str(root), attempt=attempt, again=again, part=[*part, *size.values()])
+        address, port = self._nodes.address, door.getsockname()[1]
+        self._store = TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
+        most = self._nodes.order.keepers * self._nodes.order.places
+        run = {"root": str(self._root), "first": self._first, "most": most, "again": again}
+        for keeper in self._mine():
+            keeper.state = {}
+            part = Part(*self._part(keeper, seats), len(seats), address, port)
+            keeper.wire.send("begin", attempt=attempt, part=[*map(_plain, part)], **run)
 
-    def wait(self, seconds: float) -> Outcome | Death | failure.Failure | None:
+    def wait(self, seconds: float) -> Outcome | Fault | failure.Failure | None:
         """As Ranks.wait; a Failure where a node is lost."""
         until = time.monotonic() + seconds
         while True:
@@ -216,52 +218,71 @@ class NodeRanks:
             if (verdict := self._verdict()) is not None or time.monotonic() > until:
                 return verdict
 
-    def _pump(self) -> None:
-        self._nodes.pump(GLANCE_S)
-        now = time.monotonic()
-        for keeper in self._mine.values():
-            if keeper.state.get("attempt") == self._attempt:
-                for rank, step, section, age in keeper.state["beats"]:
-                    self._pulse.beat(rank, step, section, now - age)
-            for news in [news for news in keeper.news if news.get("attempt") == self._attempt]:
-                if news["what"] == "death":
-                    keeper.news.remove(news)
-                    self._deaths.append((Death(news["rank"], news["exit_code"], keeper.host), now))
-                elif news["what"] == "outcome":
-                    keeper.news.remove(news)
-                    self._ended[keeper.number] = news["outcome"]
-
-    def _verdict(self) -> Outcome | Death | failure.Failure | None:
-        lost = [keeper for keeper in self._mine.values() if keeper.lost]
+    def _verdict(self) -> Outcome | Fault | failure.Failure | None:
+        lost = [keeper for keeper in self._mine() if keeper.lost]
         if lost:
             return self._loss(lost)
-        if self._deaths:
-            (first, at) = min(self._deaths, key=lambda death: (death[0].exit_code >= 0, death[1]))
-            return first if time.monotonic() - at > TOGETHER_S else None
-        if len(self._ended) == len(self._mine):
-            return "stopped" if "stopped" in self._ended.values() else "done"
-        return None
+        outcomes = [state.get("outcome") for state in self._states(living=False)]
+        if outcomes and all(outcomes):
+            return "stopped" if "stopped" in outcomes else "done"
+        return self.fault()
+
+    def fault(self) -> Fault | None:
+        """The first rank that is dead, one that a signal ended before all others; where none is, one that stands by."""
+        found = [
+            (code >= 0, not dead, at, Fault(rank, code, keeper.host))
+            for keeper in self._mine()
+            for rank, code, dead, at in keeper.state.get("faults", ())
+            if keeper.state.get("attempt") == self._attempt
+        ]
+        return min(found)[-1] if found else None
 
     def _loss(self, lost: Sequence[Keeper]) -> failure.Failure:
         why = self._nodes.why.get(lost[0].number, "the connection to it is closed")
         hosts = ", ".join(dict.fromkeys(keeper.host for keeper in lost))
-        gone = [rank for rank, keeper in self._keepers.items() if keeper.lost]
+        gone = [rank for rank in range(len(self._seats)) if self._keeper(rank).lost]
         ranks = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))}"
         step = max(beat.step for beat in self._pulse.all())
         told = failure.event(f"{hosts} is lost with {ranks}: {why}", None)
         told |= {"host": lost[0].host, "cause": "lost", "step": step, "log": ""}
         return failure.Failure("lost", step, told)
 
+    def standing(self, *answers: str) -> set[int]:
+        """The ranks that hold the newest step and wait; of `answers` only."""
+        self._pump()
+        wanted = answers or ("standing", "holding")
+        return {rank for state in self._states() for answer in wanted for rank in state[answer]}
+
     def stopped(self) -> list[int]:
-        return self._told("stopped")
+        return sorted(rank for state in self._states() for rank in state["stopped"])
 
     def alive(self) -> list[int]:
         self._pump()
-        return self._told("alive")
+        return sorted(rank for state in self._states() for rank in state["alive"])
 
-    def _told(self, what: str) -> list[int]:
-        states = [k.state for k in self._mine.values() if not k.lost and k.state.get("attempt") == self._attempt]
-        return sorted(rank for state in states for rank in state[what])
+    def staying(self, seats: Sequence[int], blamed: int | None) -> list[int]:
+        """The ranks that can be the same ranks of an attempt in `seats`: they stand by, on the same machine, and their
+        device stays theirs. Not the one that is to blame."""
+        willing = self.standing("standing") & {*range(len(seats))} - {blamed}
+        return [rank for rank in willing if self._place(rank, self._seats) == self._place(rank, seats)]
+
+    def _place(self, rank: int, seats: Sequence[int]) -> tuple[int, int, Sequence[int]]:
+        keeper = self._nodes.keeper_of(seats[rank])
+        ranks, local, places = self._part(keeper, seats)
+        return keeper.number, local[ranks.index(rank)], places
+
+    def _part(self, keeper: Keeper, seats: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """Numbers, local numbers and places, for `Part`, of the ranks that `keeper` starts. Ranks of one machine may
+        have several keepers: a task each."""
+        keepers = [self._nodes.keeper_of(seat) for seat in seats]
+        here = [rank for rank, other in enumerate(keepers) if other.host == keeper.host]
+        mine = [rank for rank in here if keepers[rank] is keeper]
+        taken = [keepers[rank].slot + seats[rank] % self._nodes.order.places for rank in here]
+        return mine, [here.index(rank) for rank in mine], taken
+
+    def kill(self, rank: int) -> None:
+        """End one at once."""
+        self._keeper(rank).wire.send("kill", attempt=self._attempt, rank=rank)
 
     def dump_stacks(self) -> None:
         self._all("dump", "dumped", DUMP_S + 2)
@@ -270,29 +291,58 @@ class NodeRanks:
         """Ask them to save and leave."""
         self._nodes.tell("ask", attempt=self._attempt)
 
-    def end(self) -> None:
-        """End whatever is left of them. A keeper that cannot is as good as lost."""
-        for keeper in self._all("end", "cleared", KILL_S + 10):
+    def release(self, ranks: Collection[int]) -> None:
+        """Tell those of `ranks` that stand by that they are to save what they hold, and leave."""
+        self._nodes.tell("release", attempt=self._attempt, ranks=[*ranks])
+        for state in self._states():
+            for answer in ("standing", "holding"):
+                state[answer] = [rank for rank in state[answer] if rank not in ranks]
+
+    def keep(self, ranks: Collection[int]) -> None:
+        """End whatever is left but `ranks`. A keeper that cannot is as good as lost."""
+        for keeper in self._all("keep", "kept", KILL_S + 10, ranks=[*ranks]):
             keeper.wire.close()
             self._nodes.why[keeper.number] = "its ranks could not be ended"
-        del self._store
 
-    def _all(self, order: str, answer: str, seconds: float) -> list[Keeper]:
+    def end(self) -> None:
+        self.keep(())
+        self._store = None
+
+    def _keeper(self, rank: int) -> Keeper:
+        return self._nodes.keeper_of(self._seats[rank])
+
+    def _mine(self) -> list[Keeper]:
+        """The keepers that have ranks in this attempt."""
+        numbers = dict.fromkeys(self._nodes.keeper_of(seat).number for seat in self._seats)
+        return [self._nodes.keepers[number] for number in numbers]
+
+    def _states(self, living: bool = True) -> list[Message]:
+        """What the keepers have last told of this attempt; without those that are lost, if only of the `living`. Of one
+        that has not spoken yet, nothing is known: {}."""
+        mine = [keeper for keeper in self._mine() if not (living and keeper.lost)]
+        states = [keeper.state if keeper.state.get("attempt") == self._attempt else {} for keeper in mine]
+        return [state for state in states if state] if living else states
+
+    def _pump(self) -> None:
+        self._nodes.pump(GLANCE_S)
+        now = time.monotonic()
+        for state in self._states():
+            for rank, step, section, age in state["beats"]:
+                self._pulse.beat(rank, step, section, now - age)
+
+    def _all(self, order: str, answer: str, seconds: float, **more: Any) -> list[Keeper]:
         """Have all keepers do something; those that have not answered in time."""
-        self._nodes.tell(order, attempt=self._attempt)
-        until, left = time.monotonic() + seconds, [*self._mine.values()]
+        left = [keeper for keeper in self._nodes.keepers.values() if not keeper.lost]
+        for keeper in left:
+            keeper.news = []
+        self._nodes.tell(order, attempt=self._attempt, **more)
+        until = time.monotonic() + seconds
         while left and time.monotonic() < until:
             self._nodes.pump(GLANCE_S)
             left = [k for k in left if not k.lost and all(news["what"] != answer for news in k.news)]
         return left
 
 
-def _part(
-    keeper: Keeper, keepers: Mapping[int, Keeper], seats: Sequence[int], places: int
-) -> tuple[list[int], list[int], list[int]]:
-    """Numbers, local numbers and places, for `Part`, of the ranks that `keeper` starts. Ranks of one machine may have
-    several keepers: a task each."""
-    here = [rank for rank, other in keepers.items() if other.host == keeper.host]
-    mine = [rank for rank in here if keepers[rank] is keeper]
-    taken = [keepers[rank].slot + seats[rank] % places for rank in here]
-    return mine, [here.index(rank) for rank in mine], taken
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    return value if isinstance(value, int | str) else [*value]

@@ -237,10 +237,14 @@ class World(Ranks, Protocol):
     def reduce(self, value: Tensor) -> Tensor:
         """Sum of a device tensor over the data-parallel ranks, in place. Collective."""
 
-    def broadcast(self, value: Tensor) -> Tensor:
-        """A device tensor of the first data-parallel rank that holds this part of the model, in place. Collective."""
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        """The tensor `value` of data-parallel rank `source`, in place; each part of the model by itself. Collective."""
 
     def barrier(self) -> None: ...
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether a rank can close this when another one is gone, and join other ranks."""
 
     def apart(self) -> Ranks:
         """The same ranks over connections of their own: a thread may use them while another uses this world's.

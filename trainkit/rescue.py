@@ -1,14 +1,19 @@
-"""What is saved when a run breaks: the newest step, by any rank that holds all of it.
+"""What outlives a fault: the newest step, in the memory of every rank that holds all of it.
 
-Where every rank has the whole state (local, ddp, accelerate, horovod) those that outlive a fault need no other to save
-it, so that the step in flight is all that is lost. Each tries, one after the other, and the first one writes. What only
-the dead rank had is missing then, and so a step counts only if every journal has it.
+Where every rank has the whole state (local, ddp, accelerate, horovod) one of those that outlive a fault is enough to go
+on from, so that the step in flight is all that is lost. What the dead rank was still to write of it, the others know:
+which samples it had, and what the step came to.
+
+    keep        the rank's state, in host memory, when an attempt breaks
+    hand_over   all ranks of the next attempt get the newest that any of them has kept
+    save        it is written instead, by the first who tries, where the rank does not stay
+    fill_in     the rows that a dead rank did not get to
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +22,128 @@ from torch import Tensor, nn
 
 from trainkit.checkpoint.manifest import committed
 from trainkit.checkpoint.store import CheckpointStore, Saved
-from trainkit.protocols import Engine, World
-from trainkit.runfolder import read_lines
+from trainkit.data import ledger
+from trainkit.data.order import Order
+from trainkit.data.plan import Plan
+from trainkit.protocols import Engine, Say, World
+from trainkit.runfolder import RunFolder, append_line, read_lines, truncate_after
+from trainkit.settings import Settings
 from trainkit.strategy._world import Solo
 
-PATIENCE_S = 2.0  # until the other survivors have written their rows of the step
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The whole state after `step`, as one of the `ranks` ranks of `attempt` held it: what a checkpoint would hold.
+
+    state    canonical names, plain tensors in host memory
+    trainer  plain JSON
+    about    of the run, for the manifest
+    row      of metrics.jsonl for this step, where the attempt has made one
+    """
+
+    step: int
+    attempt: int
+    ranks: int
+    state: Mapping[str, Any]
+    trainer: Mapping[str, Any]
+    about: Mapping[str, Any]
+    row: Mapping[str, Any] | None
 
 
-def rescue(
+@dataclass(slots=True)
+class Pocket:
+    """What a rank process carries from one attempt to the next. The trainer that has gone on from it empties it.
+    `bound`: the process has not left the ranks of the attempt that broke, and cannot join others."""
+
+    kept: Kept | None = None
+    bound: bool = False
+
+
+def keep(
     engine: Engine,
     world: World,
     store: CheckpointStore,
     trainer: Mapping[str, Any],
     step: int,
-    journals: Sequence[Path],
-) -> Saved | None:
-    """Save the state after `step`, alone. None if this rank does not hold all of it, or if it would not count: it is
-    saved already, or one of `journals` lacks it. Raises CheckpointError if it cannot be written."""
+    row: Mapping[str, Any] | None,
+) -> Kept | None:
+    """The state after `step`; None if this rank does not hold all of it, or if there is nothing to keep."""
     if world.dp_size != world.size or step == 0:
         return None
     state = engine.state_dict()
-    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in _leaves(state)):
+    if not all(type(tensor) in (Tensor, nn.Parameter) for _, tensor in _leaves(state)):
         return None  # of a DTensor or a fragment this rank has a part
-    store.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(store.folder / ".rescue"):
-        if step <= max(committed(store.folder), default=0) or not _written(step, journals):
+    return Kept(step, store.attempt, world.size, _on_host(state), trainer, store.about, row)
+
+
+def hand_over(kept: Kept | None, engine: Engine, world: World, saved: int) -> tuple[Kept, int] | None:
+    """Give every rank the newest state that one of them has `kept`, and say which rank that was; None if there is none
+    that is newer than the checkpoint of step `saved` (-1: no checkpoint). The tensors of what is returned are the
+    giver's alone. Collective."""
+    steps = world.gather(-1 if kept is None else kept.step)
+    newest = max(steps)
+    if newest <= saved:
+        return None
+    source = steps.index(newest)
+    given = dict(_leaves(kept.state)) if kept is not None and world.rank == source else {}
+    state = engine.state_dict()
+    for name, tensor in _leaves(state):
+        if given:
+            tensor.detach().copy_(given[name])
+        world.broadcast(tensor.detach(), source)
+    engine.load_state_dict(state)
+    small = replace(kept, state={}) if given and kept is not None else None
+    return world.gather(small)[source], source
+
+
+def save(kept: Kept, folder: Path, attempt: int, say: Say) -> Saved | None:
+    """Write what was kept as a checkpoint, alone. None if that step, or a newer one, is there already. Raises
+    CheckpointError if it cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".rescue"):
+        if kept.step <= max(committed(folder), default=0):
             return None
-        alone = CheckpointStore(store.folder, Solo(device=world.device), store.attempt, store.about, store.say)
-        return alone.save(step, state, trainer)
+        device = next(tensor.device for _, tensor in _leaves(kept.state))
+        return CheckpointStore(folder, Solo(device=device), attempt, kept.about, say).save(
+            kept.step, kept.state, kept.trainer
+        )
 
 
-def _written(step: int, journals: Sequence[Path]) -> bool:
-    """Whether all of `journals` have `step`, or soon have: the other survivors may not have come so far."""
-    until = time.monotonic() + PATIENCE_S
-    while not all(any(row["step"] == step for row in read_lines(path)) for path in journals):
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
+def fill_in(folder: RunFolder, kept: Kept, settings: Settings, train_samples: int) -> None:
+    """Write the rows of the newest step that a rank did not get to before it died. It had trained its samples: its
+    gradients are in the sum, or nobody would have made the step. Only when nobody else writes any more; one process."""
+    if settings.data.ledger:
+        paths = [folder.ledger(kept.attempt, rank) for rank in range(kept.ranks)]
+        for path in paths:
+            truncate_after(path, kept.step)
+        rows = (row for path in folder.root.glob("ledger/*/*.jsonl") for row in read_lines(path))
+        present = {i for row in rows if row["step"] == kept.step for i in row["ids"]}
+        skipped = kept.step in kept.trainer["progress"]["health"]["skipped"]
+        for rank, path in enumerate(paths):
+            plan = Plan(
+                Order(train_samples, settings.train.seed),
+                settings.train.global_batch,
+                settings.train.micro_batch,
+                rank,
+                kept.ranks,
+            )
+            step = next(plan.steps(plan.samples_after(kept.step - 1), 1))
+            if not present.issuperset(step.ids()):
+                append_line(path, ledger.row(kept.step, step, skipped))
+    if kept.row is not None:
+        truncate_after(folder.metrics, kept.step)
+        if not any(row["step"] == kept.step for row in read_lines(folder.metrics)):
+            append_line(folder.metrics, kept.row)
 
 
-def _leaves(state: Mapping[str, Any]) -> Iterator[Any]:
-    for value in state.values():
+def _leaves(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in state.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value)
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield value
+            yield prefix + name, value
+
+
+def _on_host(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The same tensors, or copies where they are a device's, which the next attempt needs for itself."""
+    return {name: _on_host(v) if isinstance(v, Mapping) else v.detach().cpu() for name, v in state.items()}

@@ -14,10 +14,15 @@ Positive = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """run.*: where the run lives, and after how many hours a command saves and leaves (null: never)."""
+    """run.*: where the run lives, and what lets a command save and leave.
+
+    max_hours  after so many; null: never
+    signals    these too, besides Ctrl-C and SIGTERM
+    """
 
     dir: str
     max_hours: Annotated[float, Gt(0)] | None
+    signals: tuple[Literal["USR1", "USR2", "HUP", "XCPU"], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

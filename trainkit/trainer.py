@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,33 +28,13 @@ from trainkit.data.plan import Plan, Step, split
 from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog, over_all_ranks
+from trainkit.progress import Progress
 from trainkit.protocols import Batch, Data, Engine, Outcome, World
-from trainkit.rescue import rescue
-from trainkit.resilience.guard import Guard, Health
+from trainkit.rescue import Pocket, fill_in, hand_over, keep
+from trainkit.resilience.guard import Guard
 from trainkit.resilience.pulse import Lifeline
 from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.settings import Settings, name_of
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands; with the weights and moments, all that a checkpoint holds.
-
-    samples  data position: samples consumed by all ranks together
-    best     best eval_loss so far; `stale`: evaluations in a row that did not better it
-    health   of the newest steps, and which are skipped
-    """
-
-    step: int = 0
-    samples: int = 0
-    best: float | None = None
-    stale: int = 0
-    health: Health = field(default_factory=Health)
-
-    @classmethod
-    def read(cls, saved: Mapping[str, Any]) -> Progress:
-        """From what a checkpoint holds."""
-        return cls(**{**saved, "health": Health(**saved["health"])} if "health" in saved else saved)
 
 
 class Trainer:
@@ -69,14 +49,16 @@ class Trainer:
         store: CheckpointStore,
         folder: RunFolder,
         lifeline: Lifeline,
+        pocket: Pocket | None = None,
     ) -> None:
         self.settings, self.train = settings, settings.train
         self.engine, self.world, self.data, self.store = engine, world, data, store
-        self.folder, self.lifeline = folder, lifeline
+        self.folder, self.lifeline, self.pocket = folder, lifeline, pocket or Pocket()
         self.progress, self.guard = Progress(), Guard(settings.anomaly)
         self.between = True  # two steps: the state is that of progress.step
         self.metrics: dict[str, float] = {}
-        self.written_by: int | None = None  # the attempt whose checkpoint this one goes on from
+        self.written_by: int | None = None  # the attempt whose state this one goes on from
+        self.given_by: int | None = None  # the rank that had kept it, where it is no checkpoint
         order = Order(len(data.train), self.train.seed)
         self.plan = Plan(order, self.train.global_batch, self.train.micro_batch, world.dp_rank, world.dp_size)
         self.total = self.plan.total_steps(self.train.steps, self.train.epochs)
@@ -84,7 +66,8 @@ class Trainer:
     def fit(self) -> Outcome:
         """Train from the newest good checkpoint, or from the start, to the last step or until asked to stop."""
         self.resume()
-        self.lifeline.beat(self.progress.step, "starting")
+        self.begun = self.progress.step
+        self.lifeline.beat(self.begun, "starting")
         self.log = MetricLog(self.folder.metrics, self.world)
         self.ledger = Ledger(self.folder, self.store.attempt, self.world) if self.settings.data.ledger else None
         self.event("start", step=self.progress.step, total_steps=self.total, **self.describe())
@@ -98,7 +81,7 @@ class Trainer:
                 with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
                     outcome = self.loop_watched()
             except Exception as error:
-                self.rescue(error)
+                self.keep(error)
                 raise
             if outcome is None:
                 self.go_back()
@@ -293,7 +276,16 @@ class Trainer:
     # ------------------------------------------------------------------------------------ checkpoints
 
     def resume(self) -> None:
-        """Go on from the newest good checkpoint, if there is one."""
+        """Go on from what a rank has kept of the attempt before, else from the newest good checkpoint, if any."""
+        given = hand_over(self.pocket.kept, self.engine, self.world, self.store.newest())
+        self.pocket.kept = None
+        if given is not None:
+            kept, self.given_by = given
+            self.stand(kept.trainer, kept.attempt)
+            self.forget_after(kept.step)
+            if self.world.rank == 0:
+                fill_in(self.folder, kept, self.settings, len(self.data.train))
+            return
         found = None if self.settings.resume == "never" else self.store.latest()
         if found is None and self.settings.resume == "must":
             raise CheckpointError(f"resume=must, but there is no checkpoint in {self.store.folder}")
@@ -317,12 +309,18 @@ class Trainer:
             state = self.engine.state_dict()
             saved = self.store.load(found, state)
             self.engine.load_state_dict(state)
-            self.progress, self.metrics = Progress.read(saved["progress"]), saved["metrics"]
-            self.written_by = read_manifest(found).get("attempt")
+            self.stand(saved, read_manifest(found).get("attempt"))
+        self.forget_after(self.progress.step if found is not None else -1)
+
+    def stand(self, small: Mapping[str, Any], attempt: int | None) -> None:
+        """Where the state stands that `attempt` has left; the tensors are there already."""
+        self.progress, self.metrics, self.written_by = Progress.read(small["progress"]), small["metrics"], attempt
+
+    def forget_after(self, step: int) -> None:
+        """Of what was logged."""
         if self.world.rank == 0:
-            kept = self.progress.step if found is not None else -1
             for journal in (self.folder.metrics, *self.folder.root.glob("ledger/*/*.jsonl")):
-                truncate_after(journal, kept)
+                truncate_after(journal, step)
         self.world.barrier()
 
     def save(self, last: bool) -> None:
@@ -335,24 +333,21 @@ class Trainer:
         """What a checkpoint holds besides the engine's tensors."""
         return {"progress": asdict(self.progress), "metrics": self.metrics}
 
-    def rescue(self, fault: Exception) -> None:
-        """Save the newest step before the run breaks, where that can be done alone (rescue.py). Whatever goes wrong in
-        it is told, and hides nothing of the fault."""
-        step, attempt, ranks = self.progress.step, self.store.attempt, range(self.world.size)
+    def keep(self, fault: Exception) -> None:
+        """Keep the newest step for the next attempt, where this rank holds all of it (rescue.py). What goes wrong in
+        that is told, and hides nothing of the fault."""
         unsure = self.progress.health.bad > 0 or self.settings.integrity.every is not None  # that has to be compared
         if isinstance(fault, TrainkitError) or unsure or not self.between:
             return
-        journals = [self.folder.ledger(attempt, rank) for rank in ranks] if self.ledger is not None else []
-        if self.due(step, self.train.log_every) or (self.data.heldout and self.due(step, self.train.eval_every)):
-            journals.append(self.folder.metrics)
+        step = self.progress.step
+        logs = self.due(step, self.train.log_every) or (self.data.heldout and self.due(step, self.train.eval_every))
         try:
-            self.log.flush()
-            saved = rescue(self.engine, self.world, self.store, self.small_state(), step, journals)
+            row = self.log.newest() if logs and step > self.begun else None
+            told = not logs or step == self.begun or (row is not None and row["step"] == step)
+            if told:  # else it is still being evaluated
+                self.pocket.kept = keep(self.engine, self.world, self.store, self.small_state(), step, row)
         except Exception as error:
-            self.folder.event("save_failed", step=step, message=f"{type(error).__name__}: {error}", in_a_row=1)
-            return
-        if saved is not None:
-            self.folder.event("save", **saved.told(saved.seconds), rescued_by=self.world.rank)
+            self.store.say(f"step {step} cannot be kept: {type(error).__name__}: {error}")
 
     def finish(self) -> None:
         """Show what the model does now and write it for use without trainkit."""
@@ -376,6 +371,7 @@ class Trainer:
         return {
             "attempt": self.store.attempt,
             "from_attempt": self.written_by,
+            "given_by": self.given_by,
             "strategy": name_of(self.settings.strategy),
             "ranks": self.world.size,
             "device": self.world.device.type,

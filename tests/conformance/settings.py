@@ -66,7 +66,7 @@ def make(
 ) -> Settings:
     return Settings(
         name="decoder",
-        run=Run(dir=folder, max_hours=None),
+        run=Run(dir=folder, max_hours=None, signals=("USR1", "USR2")),
         resume=resume,
         train=Train(**(TRAIN | train)),
         checkpoint=Checkpoint(**(CHECKPOINT | (checkpoint or {}))),
@@ -78,7 +78,7 @@ def make(
         optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
         schedule=Cosine(warmup=3, floor=0.1),
         strategy=STRATEGIES[strategy],
-        launcher=LocalLauncher(ranks=ranks),
+        launcher=LocalLauncher(ranks=ranks, spares=0),
         tracker=NoTracker(),
         recipe=task or DecoderTask(),
     )

@@ -113,7 +113,7 @@ def test_names_that_only_one_rank_has_are_told(pool: Pool, tmp_path: Path) -> No
 
 def alone(folder: str) -> str:
     with pytest.raises(TrainkitError) as raised:
-        main.fit(make(folder, strategy="local"), RunFolder(Path(folder)), 1)
+        main.fit(main.with_data(make(folder, strategy="local")), RunFolder(Path(folder)), 1)
     return str(raised.value)
 
 
@@ -138,7 +138,7 @@ class Crowded(Local):
 def crowded(folder: str) -> str:
     settings = replace(make(folder), strategy=Crowded())
     with pytest.raises(TrainkitError) as raised:
-        main.fit(settings, RunFolder(Path(folder)), 1)
+        main.fit(main.with_data(settings), RunFolder(Path(folder)), 1)
     torch.distributed.destroy_process_group()
     return str(raised.value)
 

@@ -21,7 +21,7 @@ def train(folder: str, attempt: int, stop_at: int | None, options: dict[str, Any
     main.stop.raised = False
     if stop_at is not None:
         object.__setattr__(settings, "recipe", StopsAt(settings.recipe, stop_at))
-    return main.fit(settings, root, attempt)
+    return main.fit(main.with_data(settings), root, attempt)
 
 
 class StopsAt:

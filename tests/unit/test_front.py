@@ -105,7 +105,7 @@ def sends(number: signal.Signals) -> Act:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """The front is the whole process otherwise, and keeps the signals to itself."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -210,7 +210,7 @@ def test_the_first_signal_asks_the_second_ends(tmp_path: Path, capsys: pytest.Ca
     assert run(tmp_path / "one", script, tracker) == 75
     assert (script.asked, tracker.status) == (["stop"], ["KILLED"])
     assert "stopping: saving a checkpoint" in capsys.readouterr().out
-    script = Script([sends(signal.SIGUSR2), sends(signal.SIGTERM), trains(1)])
+    script = Script([sends(signal.SIGUSR1), sends(signal.SIGTERM), trains(1)])
     assert run(tmp_path / "scheduler", script) == 75
     assert script.asked == ["stop", "stop"]
     script, tracker = Script([sends(signal.SIGTERM), sends(signal.SIGHUP), sends(signal.SIGINT), trains(1)]), Closed()

@@ -81,7 +81,7 @@ def begun(project: Path) -> Iterator[Begin]:
         order = Order(start=[sys.executable, "-c", srun], keepers=2, places=1, lost_s=5.0, owner={})
         assert agent.stdin is not None
         with agent.stdin as stdin:
-            stdin.write(json.dumps([str(folder.root), sizes, 1, asdict(order)]).encode() + b"\n")
+            stdin.write(json.dumps([str(folder.root), sizes, 0, 1, asdict(order)]).encode() + b"\n")
         jobs.append(LocalJob(agent))
         return jobs[-1], folder
 

@@ -1,7 +1,8 @@
-"""A fault between two steps loses neither; what cannot be whole is not saved."""
+"""A fault between two steps loses neither; what cannot be whole is not kept."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +19,9 @@ from tests.unit.test_bad_steps import after_backward, weight_of
 from tests.unit.test_trainer import Line, during, events, held, logged, trainer
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import TrainkitError
-from trainkit.rescue import rescue
+from trainkit.rescue import Kept, Pocket, fill_in, hand_over, keep, save
 from trainkit.resilience.pulse import Section
-from trainkit.runfolder import append_line
+from trainkit.runfolder import RunFolder, read_lines
 from trainkit.strategy._world import Solo
 from trainkit.trainer import Trainer
 
@@ -39,12 +40,48 @@ def broken(t: Trainer, step: int, error: Exception) -> None:
         t.fit()
 
 
+def kept(t: Trainer) -> Kept:
+    assert t.pocket.kept is not None
+    return t.pocket.kept
+
+
+def write_kept(t: Trainer) -> None:
+    save(kept(t), t.store.folder, t.store.attempt, print)
+
+
+def test_the_next_attempt_goes_on_from_what_is_kept(tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert trainer(whole, steps=STEPS).fit() == "done"
+    first = trainer(run, steps=STEPS, ledger=True, checkpoint={"every": 3})
+    broken(first, 6, RuntimeError("Connection closed by peer"))
+    second = trainer(run, attempt=2, steps=STEPS, ledger=True)
+    second.pocket.kept = kept(first)
+    assert second.fit() == "done"
+    assert second.pocket.kept is None  # its memory is free again
+    begun, again = events(run, "start")
+    assert (begun["step"], again["step"], again["from_attempt"], again["given_by"]) == (0, 5, 1, 0)
+    assert logged(run) == list(range(1, STEPS + 1))
+    ours, theirs = tensors(run, STEPS), tensors(whole, STEPS)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_checkpoint_that_is_newer_than_what_is_kept_counts(tmp_path: Path) -> None:
+    first = trainer(tmp_path, steps=STEPS)
+    broken(first, 3, ConnectionError())
+    other = trainer(tmp_path, steps=STEPS, checkpoint={"every": 4})
+    broken(other, 6, ConnectionError())
+    third = trainer(tmp_path, attempt=3, steps=STEPS)
+    third.pocket = Pocket(kept(first))
+    assert third.fit() == "done"
+    assert [(event["step"], event["given_by"]) for event in events(tmp_path, "start")][-1] == (4, None)
+
+
 def test_the_newest_step_is_saved_and_the_run_ends_where_it_would_have(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert trainer(whole, steps=STEPS).fit() == "done"
-    broken(trainer(run, steps=STEPS, ledger=True), 6, RuntimeError("Connection closed by peer"))
-    (saved,) = events(run, "save")
-    assert (saved["step"], saved["rescued_by"]) == (5, 0)
+    first = trainer(run, steps=STEPS, ledger=True)
+    broken(first, 6, RuntimeError("Connection closed by peer"))
+    write_kept(first)
     assert trainer(run, attempt=2, steps=STEPS, ledger=True).fit() == "done"
     assert [event["step"] for event in events(run, "start")] == [0, 5]
     assert logged(run) == list(range(1, STEPS + 1))
@@ -59,14 +96,16 @@ class Normed(Line):
         return nn.Sequential(nn.BatchNorm1d(1), super().build_model())
 
 
-def test_nothing_of_the_step_in_flight_is_saved(tmp_path: Path) -> None:
+def test_nothing_of_the_step_in_flight_is_kept(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    for root, save in ((whole, 5), (run, None)):
-        t = trainer(root, Normed(), steps=STEPS, checkpoint={"every": save})
+    for root, save_every in ((whole, 5), (run, None)):
+        t = trainer(root, Normed(), steps=STEPS, checkpoint={"every": save_every})
         passes = t.engine.model  # type: ignore[attr-defined]
         passes.register_forward_hook(fails_in(t, 6))
         with pytest.raises(ConnectionError):
             t.fit()
+        if save_every is None:
+            write_kept(t)
     ours, theirs = tensors(run, 5), tensors(whole, 5)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -81,8 +120,8 @@ def fails_in(t: Trainer, step: int) -> Callable[..., None]:
     return hook
 
 
-@pytest.mark.parametrize(("bad", "steps"), [(False, [5]), (True, [])])
-def test_a_state_among_bad_steps_is_not_worth_saving(bad: bool, steps: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_state_among_bad_steps_is_not_worth_keeping(bad: bool, tmp_path: Path) -> None:
     t = trainer(tmp_path, steps=STEPS)
 
     def happen(now: int) -> None:
@@ -94,13 +133,10 @@ def test_a_state_among_bad_steps_is_not_worth_saving(bad: bool, steps: list[int]
     after_backward(t, happen)
     with pytest.raises(ConnectionError):
         t.fit()
-    assert committed(tmp_path / "checkpoints") == steps
+    assert (t.pocket.kept is None) == bad
 
 
-def test_a_row_that_an_evaluation_was_to_fill_counts_as_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainkit.rescue.PATIENCE_S", 0.05)
+def test_a_step_that_is_still_being_evaluated_is_not_kept(tmp_path: Path) -> None:
     t = trainer(tmp_path, steps=STEPS, log_every=4, eval_every=3)
     whole = t.engine.evaluate
 
@@ -112,7 +148,7 @@ def test_a_row_that_an_evaluation_was_to_fill_counts_as_missing(
     t.engine.evaluate = evaluate  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
         t.fit()
-    assert committed(tmp_path / "checkpoints") == []
+    assert t.pocket.kept is None
 
 
 def test_whoever_watches_knows_of_the_fault_before_the_save_in_flight_is_waited_for(tmp_path: Path) -> None:
@@ -135,46 +171,69 @@ def test_in_the_middle_of_an_update_nothing_is_whole(tmp_path: Path) -> None:
     during(t, lambda step: 1 // (3 - step))
     with pytest.raises(ZeroDivisionError):
         t.fit()
-    assert committed(tmp_path / "checkpoints") == []
+    assert t.pocket.kept is None
 
 
 def test_what_trainkit_itself_refuses_is_no_fault_to_be_rescued_from(tmp_path: Path) -> None:
-    broken(trainer(tmp_path, steps=STEPS), 3, TrainkitError("no"))
-    assert committed(tmp_path / "checkpoints") == []
-
-
-def test_a_rescue_that_fails_is_told_and_hides_nothing(tmp_path: Path) -> None:
     t = trainer(tmp_path, steps=STEPS)
-    t.small_state = lambda: {"progress": object()}  # type: ignore[method-assign]
+    broken(t, 3, TrainkitError("no"))
+    assert t.pocket.kept is None
+
+
+def test_what_goes_wrong_in_it_is_told_and_hides_nothing(tmp_path: Path) -> None:
+    t, said = trainer(tmp_path, steps=STEPS), list[str]()
+    t.store.say = said.append
+    t.small_state = lambda: {}[0]  # type: ignore[method-assign,assignment]
     broken(t, 3, ZeroDivisionError())
-    (failed,) = events(tmp_path, "save_failed")
-    assert failed["step"] == 2
-    assert committed(tmp_path / "checkpoints") == []
+    assert t.pocket.kept is None
+    assert said == ["step 2 cannot be kept: KeyError: 0"]
 
 
 # ------------------------------------------------------------------------------- what counts as whole
 
 
-def rescued(t: Trainer, journals: list[Path], **world: Any) -> bool:
-    return rescue(t.engine, replace(Solo(device=torch.device("cpu")), **world), t.store, {}, 3, journals) is not None
+def alone(**world: Any) -> Solo:
+    return replace(Solo(device=torch.device("cpu")), **world)
 
 
-def test_a_step_that_a_journal_lacks_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainkit.rescue.PATIENCE_S", 0.05)
-    t, journal = trainer(tmp_path), tmp_path / "rank_1.jsonl"
-    append_line(journal, {"step": 2, "ids": []})
-    assert not rescued(t, [journal])
-    append_line(journal, {"step": 3, "ids": []})
-    assert rescued(t, [journal])
-    assert not rescued(t, [journal])  # it is saved already
+def test_what_a_dead_rank_did_not_get_to_write_is_written_for_it(tmp_path: Path) -> None:
+    """Its samples are in the sum of the gradients. A line that it had half written goes."""
+    t = trainer(tmp_path, steps=STEPS, ledger=True)
+    broken(t, 6, ConnectionError())
+    state, folder = kept(t), RunFolder(tmp_path)
+    ledger, rows = folder.ledger(1, 0), folder.metrics.read_text().splitlines(keepends=True)
+    whole = ledger.read_text().splitlines(keepends=True)
+    for torn in (whole[-1][:9], ""):
+        ledger.write_text("".join(whole[:-1]) + torn)
+        folder.metrics.write_text("".join(rows[:-1]))
+        fill_in(folder, state, t.settings, len(t.data.train))
+        assert ledger.read_text().splitlines(keepends=True) == whole
+        assert [*read_lines(folder.metrics)][-1] == json.loads(rows[-1])
+    fill_in(folder, state, t.settings, len(t.data.train))
+    assert ledger.read_text().splitlines(keepends=True) == whole
 
 
-def test_ranks_that_divide_the_model_do_not_save_alone(tmp_path: Path) -> None:
-    assert not rescued(trainer(tmp_path), [], size=2, dp_size=1)
+def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
+    t = trainer(tmp_path)
+    state = keep(t.engine, alone(), t.store, {}, 3, None)
+    assert state is not None
+    assert save(state, t.store.folder, 1, print) is not None
+    assert save(state, t.store.folder, 1, print) is None
+    assert committed(t.store.folder) == [3]
 
 
-def test_a_rank_that_has_a_part_of_a_tensor_does_not_save_alone(tmp_path: Path) -> None:
+def test_ranks_that_divide_the_model_keep_nothing(tmp_path: Path) -> None:
+    t = trainer(tmp_path)
+    assert keep(t.engine, alone(size=2, dp_size=1), t.store, {}, 3, None) is None
+
+
+def test_a_rank_that_has_a_part_of_a_tensor_keeps_nothing(tmp_path: Path) -> None:
     t = trainer(tmp_path)
     part: Any = Tensor._make_subclass(DTensor, torch.zeros(1))
     t.engine.state_dict = lambda: {"model": {"weight": part}}  # type: ignore[method-assign]
-    assert not rescued(t, [])
+    assert keep(t.engine, alone(), t.store, {}, 3, None) is None
+
+
+def test_nothing_is_handed_over_where_nobody_has_kept_anything(tmp_path: Path) -> None:
+    t = trainer(tmp_path)
+    assert hand_over(None, t.engine, alone(), -1) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from trainkit.audit.journal import Attempt, Journal, Row
@@ -55,7 +55,8 @@ def _add(total: Goodput, journal: Journal, attempt: Attempt, following: Attempt 
     if attempt.started is None:
         total.start_up += max(0.0, attempt.ended - attempt.launched)
         return
-    gone = _gone(attempt, attempt.started, following)
+    made = {row["step"]: row["time"] for row in journal.rows}
+    gone = _gone(attempt, attempt.started, following, made)
     counted = [row for row in journal.rows if attempt.started <= row["time"] <= attempt.ended]
     saves = [event for event in attempt.of("save") if not _within(_went_on(event), gone)]
     evaluation = sum(row.get("evaluation_seconds", 0.0) for row in counted)
@@ -71,12 +72,16 @@ def _add(total: Goodput, journal: Journal, attempt: Attempt, following: Attempt 
     total.stall, total.lost = total.stall + stall, total.lost + lost
 
 
-def _gone(attempt: Attempt, started: float, following: Attempt | None) -> list[Span]:
+def _gone(attempt: Attempt, started: float, following: Attempt | None, made: Mapping[int, float]) -> list[Span]:
     """The spans of an attempt whose steps do not count: from a save to where the run, or the next attempt, went back to
-    it."""
+    it; from the last step to the fault, where ranks went on from memory. `made`: when each step was."""
     spans = [(_after(attempt, event["to"], started, event["time"]), event["time"]) for event in attempt.of("rollback")]
     if following is not None and following.started is not None and not attempt.of("stop"):
-        spans.append((_after(attempt, following.first, started, attempt.ended), attempt.ended))
+        if following.given:
+            since = made.get(following.first, attempt.ended)
+        else:
+            since = _after(attempt, following.first, started, attempt.ended)
+        spans.append((min(since, attempt.ended), attempt.ended))
     joined: list[Span] = []
     for begin, stop in sorted(spans):
         if joined and begin <= joined[-1][1]:

@@ -27,6 +27,7 @@ class Attempt:
     started   when it began to train; None if it never did
     first     the step of the checkpoint that it went on from; 0 for none
     source    the attempt that wrote that; None where it does not say
+    given     it is no checkpoint: ranks that had outlived the attempt before held it
     """
 
     number: int
@@ -34,6 +35,7 @@ class Attempt:
     started: float | None
     first: int
     source: int | None
+    given: bool
     events: Sequence[Row]
 
     @property
@@ -83,6 +85,7 @@ class Journal:
                     started=start["time"] if start else None,
                     first=start["step"] if start else 0,
                     source=start.get("from_attempt") if start else None,
+                    given=start is not None and start.get("given_by") is not None,
                     events=events,
                 )
             )

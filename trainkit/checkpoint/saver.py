@@ -108,7 +108,7 @@ class Saver:
     def exists(self) -> bool:
         """Whether there is a checkpoint, once the save in flight is written; the same on every rank. Collective."""
         self._wait(None)
-        return self._store.exists()
+        return self._store.newest() >= 0
 
     def _wait(self, due: int | None) -> None:
         """Until no save is in flight; `due`: the step whose save has to wait for it."""

@@ -106,9 +106,10 @@ class CheckpointStore:
 
         return rest
 
-    def exists(self) -> bool:
-        """Whether there is a checkpoint; the same on every rank. Collective."""
-        return bool(self._world.gather(m.committed(self.folder))[0])
+    def newest(self) -> int:
+        """Step of the newest checkpoint here, whether or not it can be trusted; -1 for none; the same on every rank.
+        Collective."""
+        return int(max(self._world.gather(m.committed(self.folder))[0], default=-1))
 
     def connect(self) -> None:
         """Do what the first staged save would have to: load what writes, connect the ranks once more. Collective."""

@@ -120,9 +120,8 @@ def train(config: dict[str, Any], settings: Settings, cluster: Cluster, words: S
     """One run. What it says is shown only if it fails."""
     from trainkit import front
 
-    handlers = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
-    }
+    others = [signal.Signals[f"SIG{name}"] for name in settings.run.signals]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *others)}
     with redirect_stdout(io.StringIO()) as said:
         code = front.run(config, settings, cluster, words)
     for number, handler in handlers.items():  # the front's ask a job to stop that has ended

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trainkit.data.plan import Step
 from trainkit.protocols import World
 from trainkit.runfolder import RunFolder, append_line
@@ -23,5 +25,9 @@ class Ledger:
     def write(self, number: int, step: Step, skipped: bool) -> None:
         if not self._writes:
             return
-        ids = [i for micro, real in zip(step.micro_batches, step.real, strict=True) if real for i in micro]
-        append_line(self._path, {"step": number, "ids": ids} | ({"skipped": True} if skipped else {}))
+        append_line(self._path, row(number, step, skipped))
+
+
+def row(number: int, step: Step, skipped: bool) -> dict[str, Any]:
+    """What the ledger says of a step of one rank."""
+    return {"step": number, "ids": step.ids()} | ({"skipped": True} if skipped else {})

@@ -26,6 +26,10 @@ class Step:
     real: list[bool]
     samples: int
 
+    def ids(self) -> list[int]:
+        """Of the samples that this rank trains, without fillers."""
+        return [i for micro, real in zip(self.micro_batches, self.real, strict=True) if real for i in micro]
+
 
 def split(ids: Sequence[int], rank: int, ranks: int, micro_batch: int | None) -> tuple[list[list[int]], list[bool]]:
     """The share of `rank` as micro-batches of at most `micro_batch` samples, equally many on every rank.

@@ -1,4 +1,4 @@
-"""Where torchelastic writes what the ranks print: logs/attempt_A/rank_R.log."""
+"""Where torchelastic writes what a rank process prints at first; later that goes where its orders say (_post.py)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, Std
 
 
-class RankLogs(LogsSpecs):
-    """One file per rank, for stdout; a rank sends its stderr there too (see _ranks.py)."""
+class RankLog(LogsSpecs):
+    """The stdout of one process; it sends its stderr there too."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(log_dir=str(folder), redirects=Std.OUT)
+    def __init__(self, path: Path) -> None:
+        super().__init__(log_dir=str(path.parent), redirects=Std.OUT)
+        self._path = path
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        def paths(suffix: str) -> dict[int, str]:
-            return {local: f"{self.root_log_dir}/rank_{env['RANK']}{suffix}" for local, env in envs.items()}
-
         for env in envs.values():
-            env["TORCHELASTIC_ERROR_FILE"] = ""  # main.work leaves its own, with more in it
+            env["TORCHELASTIC_ERROR_FILE"] = ""  # rank.py leaves its own, with more in it
         return LogsDest(
-            stdouts=paths(".log"),
+            stdouts=dict.fromkeys(envs, str(self._path)),
             stderrs=dict.fromkeys(envs, ""),
-            error_files=paths(".error.json"),
+            error_files=dict.fromkeys(envs, str(self._path.with_suffix(".error.json"))),
         )
 
     @property

@@ -1,8 +1,11 @@
-"""The ranks of one attempt, forked from this process (the agent), and the store through which they find each other.
+"""The rank processes of a run, forked from this process (the agent), and the store through which those of an attempt
+find each other.
 
-torchelastic starts them and gives each its log; what follows from an end is the agent's. The environment variables are
+torchelastic starts each and gives it its log; what follows from an end is the agent's. The environment variables are
 those of torchrun. The store is kept here and not by a rank, on a port of its own for every attempt: no rank's death
 takes it away, and a rank of an earlier attempt can reach neither it nor the new ranks.
+
+A process that outlives an attempt may stay for the next one (`keep`), and a spare one may take a lost one's place.
 """
 
 from __future__ import annotations
@@ -13,24 +16,35 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
-from trainkit.errors import EXIT_STOPPED
+from trainkit.errors import EXIT_FAILED, EXIT_STOPPED
 from trainkit.launcher._deaths import Deaths
+from trainkit.launcher._post import Order, Post, write_to
 from trainkit.protocols import Outcome
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
 HOST = "127.0.0.1"
 PR_SET_CHILD_SUBREAPER = 36
 GLANCE_S, DUMP_S, KILL_S = 0.02, 3.0, 30
+GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+Work = Callable[[Post], Outcome]
 
 
-class Death(NamedTuple):
-    """The rank that ended before it was told to; its exit code is negative for a signal. `host`: None for this one."""
+class Fault(NamedTuple):
+    """A rank that ended before it was told to, with its exit code (negative: a signal), or that stands by because the
+    attempt broke. `host`: None for this machine."""
 
     rank: int
     exit_code: int
@@ -42,7 +56,7 @@ class Part(NamedTuple):
 
     ranks   the number of each rank that is started here
     local   its number on this machine
-    places  the places of all ranks of this machine, in the order of their local numbers
+    places  the seats of all ranks of this machine, in the order of their local numbers
     """
 
     ranks: Sequence[int]
@@ -53,76 +67,141 @@ class Part(NamedTuple):
     port: int
 
 
+@dataclass(slots=True)
+class Member:
+    """One process. `place`: what its order said of its seat; `answer`: what it has said since."""
+
+    context: Any
+    pipe: Connection
+    place: Mapping[str, str] = field(default_factory=dict)
+    answer: str | None = None
+
+    @property
+    def pid(self) -> int:
+        return int(self.context.pids()[0])
+
+    def state(self) -> str:
+        with suppress(psutil.NoSuchProcess):  # PContext has seen its end before we did, and waited for it
+            return psutil.Process(self.pid).status()
+        return psutil.STATUS_DEAD
+
+    def hear(self) -> None:
+        """Note what it has said."""
+        with suppress(EOFError, ConnectionResetError):  # it is gone
+            while self.pipe.poll():
+                self.answer = self.pipe.recv()
+
+
 class Ranks:
-    """A process for every place of `seats`, which returns `work(rank)`; what it prints goes to logs/rank_R.log. A place
-    is one of the GPUs that are visible here, by its number, where there are some. Linux only.
+    """A process for every rank, which does `work`, and `spares` more that are ready to. A seat is one of the GPUs that
+    are visible here, by its number, where there are some. Linux only."""
 
-    Of a `part` of a run the ranks are numbered here from 0 on, whatever their number in the run, and their store is
-    where the part says."""
-
-    def __init__(
-        self, seats: Sequence[int], logs: Path, work: Callable[[int], Outcome], part: Part | None = None
-    ) -> None:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
-        from torch.distributed.elastic.multiprocessing import start_processes
-
-        from trainkit.launcher._logs import RankLogs
-
-        # Loaders that a killed rank leaves behind become children of this process, where `end` finds them.
+    def __init__(self, work: Work, spares: int) -> None:
+        # Loaders that a killed rank leaves behind become children of this process, where `keep` finds them.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others ask the agent for a checkpoint
-        count, alone = len(seats), part is None
-        door = socket.create_server((HOST, 0), backlog=count)
-        part = part or Part(range(count), range(count), seats, count, HOST, door.getsockname()[1])
+        self._work, self._wanted = work, spares
+        self._members: dict[int, Member] = {}
+        """Of this attempt, by rank."""
+        self._spares: list[Member] = []
+        self._store: TCPStore | None = None
+        self._logs: list[Path] = []
+
+    def begin(self, attempt: int, again: bool, seats: Sequence[int], logs: Path) -> None:
+        """An attempt with a rank in each of `seats`: by those that stay, by spares, else by new processes, which write
+        to `logs`."""
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+        self._store = None  # its threads would not survive a fork
+        ranks = range(len(seats))
+        door = socket.create_server((HOST, 0), backlog=len(ranks))
+        port = door.getsockname()[1]
+        self.begin_part(attempt, again, Part(ranks, ranks, seats, len(seats), HOST, port), logs)
+        self._store = TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
+
+    def begin_part(self, attempt: int, again: bool, part: Part, logs: Path) -> None:
+        """The same with the ranks of `part` only, whose store is where it says."""
         self._logs = [logs / f"rank_{rank}.log" for rank in part.ranks]
-        self._context = start_processes(
+        for number, rank in enumerate(part.ranks):
+            log, place = self._logs[number], _place(number, part)
+            member = self._members.get(rank) or self._spare() or self._fork(log, place, spare=False)
+            member.place, member.answer, self._members[rank] = place, None, member
+            where = place | {"MASTER_ADDR": part.address, "MASTER_PORT": str(part.port)}
+            member.pipe.send(Order(attempt, rank, again, where, log))
+        while len(self._spares) < self._wanted:
+            number = len(self._spares)
+            size = {"LOCAL_RANK": str(len(part.places) + number), "LOCAL_WORLD_SIZE": str(len(part.places))}
+            self._spares.append(self._fork(logs / f"spare_{number}.log", size, spare=True))
+        self._deaths = Deaths([self._members[rank].pid for rank in part.ranks])
+
+    def _spare(self) -> Member | None:
+        """One that lives."""
+        while self._spares:
+            member = self._spares.pop(0)
+            if member.state() not in GONE:
+                return member
+            _end(member)
+        return None
+
+    def _fork(self, log: Path, place: Mapping[str, str], spare: bool) -> Member:
+        from torch.distributed.elastic.multiprocessing import start_processes
+
+        from trainkit.launcher._logs import RankLog
+
+        ours, theirs = Pipe()
+        context = start_processes(
             name="rank",
             entrypoint=_begin,
-            args={number: (os.getpid(), work, rank) for number, rank in enumerate(part.ranks)},
-            envs={number: _place(number, part) for number in range(count)},
-            logs_specs=RankLogs(logs),
+            args={0: (os.getpid(), self._work, theirs, spare, log)},
+            envs={0: dict(place)},
+            logs_specs=RankLog(log),
             start_method="fork",
         )
-        self._pids = [pid for _, pid in sorted(self._context.pids().items())]
-        self._deaths = Deaths(self._pids)
-        # Only now: its threads would not survive a fork. Who knocks before is waited for by the kernel.
-        if alone:
-            self._store = TCPStore(
-                HOST, part.port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
-            )
+        theirs.close()
+        return Member(context, ours)
 
-    def wait(self, seconds: float) -> Outcome | Death | None:
-        """How the attempt ended: all returned, or one is dead, which is told at once. None if that takes longer."""
+    def wait(self, seconds: float) -> Outcome | Fault | None:
+        """How the attempt ended: all returned; or one is dead, or stands by, which is told at once. None if that takes
+        longer."""
         until = time.monotonic() + seconds
-        while self._deaths.first is None and time.monotonic() < until:
+        while (fault := self.fault()) is None and time.monotonic() < until:
+            if (outcome := self._outcome()) is not None:
+                return outcome
             time.sleep(GLANCE_S)
-        # When PContext sees a death before we do, it waits up to 30 s for the others to heed SIGTERM.
-        ended = None if self._deaths.first else self._context.wait(0)
-        if ended is not None and not ended.is_failed():
-            return "stopped" if "stopped" in ended.return_values.values() else "done"
+        return fault
+
+    def fault(self) -> Fault | None:
+        """The first rank that is dead; where none is, the first that stands by."""
         if self._deaths.first is not None:
             pid, exit_code = self._deaths.first
-            return Death(self._pids.index(pid), exit_code)
-        if ended is not None:  # it was gone, and waited for, before its death could be watched
-            return min(Death(rank, failure.exitcode) for rank, failure in ended.failures.items())
-        return None
+            return Fault(next(rank for rank, member in self._members.items() if member.pid == pid), exit_code)
+        standing = self.standing()
+        return Fault(min(standing), EXIT_FAILED) if standing else None
+
+    def _outcome(self) -> Outcome | None:
+        """How all have returned. They wait for this to be read, and then end."""
+        answers = {member.answer for member in self._members.values()}
+        if not answers <= {"done", "stopped"}:
+            return None
+        for member in self._members.values():
+            member.context.wait(KILL_S)
+        return "stopped" if "stopped" in answers else "done"
+
+    def standing(self, *answers: str) -> set[int]:
+        """The ranks that hold the newest step and wait; of `answers` only."""
+        for member in self._members.values():
+            member.hear()
+        wanted = answers or ("standing", "holding")
+        return {rank for rank, member in self._members.items() if member.answer in wanted}
 
     def stopped(self) -> list[int]:
         """The ranks whose process was stopped by a signal."""
         stopped = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-        return [rank for rank, state in enumerate(self._states()) if state in stopped]
+        return [rank for rank, member in self._members.items() if member.state() in stopped]
 
     def alive(self) -> list[int]:
         """The ranks whose process has not ended."""
-        gone = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-        return [rank for rank, state in enumerate(self._states()) if state not in gone]
-
-    def _states(self) -> list[str]:
-        states = [psutil.STATUS_DEAD] * len(self._pids)
-        for rank, pid in enumerate(self._pids):
-            with suppress(psutil.NoSuchProcess):  # PContext has seen its end before we did, and waited for it
-                states[rank] = psutil.Process(pid).status()
-        return states
+        return [rank for rank, member in self._members.items() if member.state() not in GONE]
 
     def dump_stacks(self) -> None:
         """Have every rank write its Python stacks to its log (faulthandler, see main.work), and wait until it has. One
@@ -140,25 +219,75 @@ class Ranks:
     def _log_sizes(self) -> list[int]:
         return [log.stat().st_size if log.exists() else 0 for log in self._logs]
 
+    def kill(self, rank: int) -> None:
+        """End one at once."""
+        os.kill(self._members[rank].pid, signal.SIGKILL)
+
     def ask(self) -> None:
         """Ask them to save and leave."""
         self._send(signal.SIGUSR1)
 
     def _send(self, number: signal.Signals) -> None:
-        for pid in self._pids:  # none is free for another process before `end`: nobody else waits for ours
-            os.kill(pid, number)
+        for member in self._members.values():  # no pid is another process's before we have waited for ours
+            os.kill(member.pid, number)
+
+    def staying(self, seats: Sequence[int], blamed: int | None) -> list[int]:
+        """The ranks that can be the same ranks of an attempt in `seats`: they stand by, and nothing changes for their
+        process but the others. Not the one that is to blame: who knows what its process is like."""
+        whole = Part(range(len(seats)), range(len(seats)), seats, len(seats), HOST, 0)
+        places = {rank: _place(rank, whole) for rank in whole.ranks}
+        willing = self.standing("standing") & places.keys() - {blamed}
+        return [rank for rank in willing if _same(self._members[rank].place, places[rank])]
+
+    def release(self, ranks: Collection[int]) -> None:
+        """Tell those of `ranks` that stand by that they are to save what they hold, and leave."""
+        for rank in self.standing() & {*ranks}:
+            self._members[rank].answer = None
+            with suppress(BrokenPipeError):  # it has just been killed
+                self._members[rank].pipe.send(None)
+
+    def keep(self, ranks: Collection[int]) -> None:
+        """End whatever is left but `ranks` and the spares at once, with everything that it has started."""
+        kept = {rank: self._members[rank] for rank in ranks}
+        for rank, member in self._members.items():
+            if rank not in kept:
+                _end(member)
+        self._members = kept
+        stay = {member.pid for member in [*kept.values(), *self._spares]}
+        orphans = [child for child in psutil.Process().children() if child.pid not in stay]
+        left = [*orphans, *(grandchild for child in orphans for grandchild in _children(child))]
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left)
 
     def end(self) -> None:
-        """End whatever is left of them at once, with everything that they have started."""
-        self._context.close(signal.SIGKILL, KILL_S)
-        left = psutil.Process().children(recursive=True)
-        for orphan in left:
-            orphan.kill()
-        psutil.wait_procs(left)
+        """End all of them at once, spares too."""
+        for member in self._spares:
+            _end(member)
+        self._spares = []
+        self.keep(())
+
+
+def _end(member: Member) -> None:
+    member.context.close(signal.SIGKILL, KILL_S)
+    member.pipe.close()
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def _same(place: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether a process in one place may go on in the other: its device is chosen, and its number is known to it."""
+    fixed = ("LOCAL_RANK", "CUDA_VISIBLE_DEVICES")
+    return all(place.get(name) == other.get(name) for name in fixed)
 
 
 def _place(number: int, part: Part) -> dict[str, str]:
-    """What torchrun tells a rank, and the GPUs of the places that are taken."""
+    """What torchrun tells a rank of where it is, and the GPUs of the seats that are taken."""
     places = part.places
     place = {} if [*places] == [*range(len(places))] else {"CUDA_VISIBLE_DEVICES": _devices(places)}
     return place | {
@@ -166,8 +295,6 @@ def _place(number: int, part: Part) -> dict[str, str]:
         "LOCAL_RANK": str(part.local[number]),
         "WORLD_SIZE": str(part.size),
         "LOCAL_WORLD_SIZE": str(len(places)),
-        "MASTER_ADDR": part.address,
-        "MASTER_PORT": str(part.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 
@@ -178,13 +305,14 @@ def _devices(seats: Sequence[int]) -> str:
     return ",".join(names[seat] for seat in seats if seat < len(names))
 
 
-def _begin(agent: int, work: Callable[[int], Outcome], rank: int) -> Outcome:
-    """A rank, from its first step to its last. It is asked to save and leave (SIGINT, armed by torch) if the agent
-    dies, and then ends by itself: PContext has it wait to be told that its outcome was read, which nobody would do."""
+def _begin(agent: int, work: Work, pipe: Connection, spare: bool, log: Path) -> Outcome:
+    """A rank process, from its first step to its last. It is asked to save and leave (SIGINT, armed by torch) if the
+    agent dies, and then ends by itself: PContext has it wait to be told that its outcome was read, which nobody would
+    do."""
     if os.getppid() != agent:
         signal.raise_signal(signal.SIGINT)  # it died before the signal was armed
-    os.dup2(1, 2)  # one log file per rank: torchelastic redirected stdout only
-    outcome = work(rank)
+    write_to(log)  # stderr too: torchelastic redirected stdout only
+    outcome = work(Post(agent, pipe, spare))
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.getppid() != agent:
         sys.exit(EXIT_STOPPED)

@@ -47,6 +47,14 @@ def warm_up(noted: Path) -> Iterator[None]:
             until = time.monotonic() + SLICE_S
 
 
+def bring(noted: Path) -> Iterator[None]:
+    """Import what is `noted` by a rank, as soon as it is: into a process that is not going to be forked."""
+    while not noted.exists():
+        yield
+    for name in noted.read_text().split("\n"):
+        _bring(name)
+
+
 def _try_out(names: Sequence[str]) -> int:
     """A child that imports `names`; it exits with 0 if it has no more threads then, and no CUDA context."""
     pid = os.fork()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from pydantic import Field
 
 from trainkit.errors import Problem, TrainkitError
@@ -29,9 +29,11 @@ SPAN = r"^[1-9][0-9]*:[1-9][0-9]*$"
 @dataclass(frozen=True, kw_only=True)
 class Local:
     """Ranks on this machine. `ranks` is a number; or 'auto': what the strategy would use here; or a span such as '2:4':
-    four, and as few as two when ranks are lost."""
+    four, and as few as two when ranks are lost. `spares`: processes more, which have libraries and data ready to take
+    the place of one that is lost."""
 
     ranks: Annotated[int, Gt(0)] | Literal["auto"] | Annotated[str, Field(pattern=SPAN)]
+    spares: Annotated[int, Ge(0)]
 
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
         cluster = Cluster(hosts=1, ranks=0, gpus=0 if device == "cpu" else _machine.gpus(), cores=_machine.cores())
@@ -62,7 +64,7 @@ class Local:
         if agent.stdin is None:
             raise TrainkitError("the agent has no stdin to take its order from")
         with agent.stdin as order:
-            order.write(json.dumps([str(run), [*cluster.fewer, cluster.ranks], attempt]).encode() + b"\n")
+            order.write(json.dumps([str(run), [*cluster.fewer, cluster.ranks], self.spares, attempt]).encode() + b"\n")
         return LocalJob(agent)
 
 

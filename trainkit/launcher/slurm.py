@@ -141,7 +141,7 @@ class Slurm:
             raise TrainkitError("the agent has no stdin to take its order from")
         with agent.stdin as order:
             sizes = [*cluster.fewer, cluster.ranks]
-            order.write(json.dumps([str(run), sizes, attempt, asdict(self.order(cluster))]).encode() + b"\n")
+            order.write(json.dumps([str(run), sizes, 0, attempt, asdict(self.order(cluster))]).encode() + b"\n")
         return Watched(agent, RunFolder(run))
 
     def order(self, cluster: Cluster) -> Order:

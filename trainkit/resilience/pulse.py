@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from trainkit.resilience.stop import StopFlag
 
-Section = Literal["starting", "training", "evaluating", "saving", "finishing", "rescuing", "leaving"]
+Section = Literal["starting", "training", "evaluating", "saving", "finishing", "rescuing", "standing", "leaving"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 _BEAT = struct.Struct("qqd")
 
@@ -28,10 +28,15 @@ class Beat:
 
 
 class Pulse:
-    """One place per rank. Made by the agent before it forks the ranks."""
+    """One place per rank, of which there are `most` at most. Made by the agent before it forks the ranks."""
 
-    def __init__(self, ranks: int) -> None:
-        self._memory = mmap.mmap(-1, ranks * _BEAT.size)  # anonymous and shared
+    def __init__(self, most: int) -> None:
+        self._memory = mmap.mmap(-1, most * _BEAT.size)  # anonymous and shared
+        self.begin(most)
+
+    def begin(self, ranks: int) -> None:
+        """An attempt of `ranks` ranks."""
+        self._ranks = ranks
         for rank in range(ranks):
             self.beat(rank, 0, "starting")
 
@@ -46,7 +51,7 @@ class Pulse:
 
     def all(self) -> list[Beat]:
         """The last beat of every rank."""
-        return [self.read(rank) for rank in range(len(self._memory) // _BEAT.size)]
+        return [self.read(rank) for rank in range(self._ranks)]
 
 
 def unheard(step: int, section: Section) -> None:

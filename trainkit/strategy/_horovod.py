@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -43,14 +43,17 @@ except ImportError as error:
 
 @dataclass(frozen=True, kw_only=True)
 class HorovodWorld(Group):
-    """A rank of Horovod's ring, with torch's gloo group beside it."""
+    """A rank of Horovod's ring, with torch's gloo group beside it. Shutting Horovod down is agreed on with rank 0, and
+    waits for ever where that is gone."""
+
+    lets_go: ClassVar[bool] = False
 
     def reduce(self, value: Tensor) -> Tensor:
         hvd.allreduce_(value, name="reduce", op=hvd.Sum)
         return value
 
-    def broadcast(self, value: Tensor) -> Tensor:
-        _broadcast({"value": value})
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        _broadcast({"value": value}, source)
         return value
 
     def close(self) -> None:
@@ -200,7 +203,7 @@ class HorovodEngine(SpmdEngine):
             super()._materialise()
 
 
-def _broadcast(tensors: dict[str, Tensor]) -> None:
-    """Overwrite `tensors` with rank 0's. Horovod knows no bfloat16: its bits travel as integers."""
+def _broadcast(tensors: dict[str, Tensor], source: int = 0) -> None:
+    """Overwrite `tensors` with those of rank `source`. Horovod knows no bfloat16: its bits travel as integers."""
     bits = {n: t.view(torch.int16) if t.dtype == torch.bfloat16 else t for n, t in tensors.items()}
-    hvd.broadcast_parameters(bits, root_rank=0)
+    hvd.broadcast_parameters(bits, root_rank=source)

@@ -77,11 +77,13 @@ class MeshWorld(Group):
         dist.all_reduce(value, group=self.summed)
         return value
 
-    def broadcast(self, value: Tensor) -> Tensor:
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
         """Within each replica, then over the replicas: ranks of the same stage and the same tensor number."""
+        replica, shard = divmod(source, self.axes.sizes()["shard"])
+        sources = {"replicas": replica, "shard": shard * self.axes.context}
         for axis in reversed(DATA):
             if axis in (self.mesh.mesh_dim_names or ()):
-                dist.broadcast(value, group=self.mesh.get_group(axis), group_src=0)
+                dist.broadcast(value, group=self.mesh.get_group(axis), group_src=sources[axis])
         return value
 
     def close(self) -> None:

@@ -7,10 +7,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # else it would have a group as its default, and keep it for good
 from torch import Tensor
 
 from trainkit.protocols import Ranks
@@ -34,6 +35,7 @@ class Solo:
     size: int = 1
     dp_rank: int = 0
     dp_size: int = 1
+    lets_go: bool = True
 
     def total(self, values: Sequence[float]) -> list[float]:
         return list(values)
@@ -41,7 +43,7 @@ class Solo:
     def reduce(self, value: Tensor) -> Tensor:
         return value
 
-    def broadcast(self, value: Tensor) -> Tensor:
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
         return value
 
     def gather(self, value: Any) -> list[Any]:
@@ -68,6 +70,7 @@ class Group:
     device: torch.device
     rank: int
     size: int
+    lets_go: ClassVar[bool] = True
 
     @property
     def dp_rank(self) -> int:
@@ -86,8 +89,8 @@ class Group:
         dist.all_reduce(value)
         return value
 
-    def broadcast(self, value: Tensor) -> Tensor:
-        dist.broadcast(value, 0)
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        dist.broadcast(value, source)
         return value
 
     def gather(self, value: Any) -> list[Any]:

@@ -25,7 +25,7 @@ def run(root: Path, url: str | None = URL, attempt: int = 1, at: Callable[[int, 
             at(step, flag)
 
     settings = make(str(root), steps=12, eval_every=6, checkpoint={"every": 4, "keep": 2, "dir": url})
-    return main.fit(settings, RunFolder(root), attempt, Lifeline(flag, beat))
+    return main.fit(main.with_data(settings), RunFolder(root), attempt, Lifeline(flag, beat))
 
 
 def events(root: Path, kind: str) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ class Mine(Task):
     fault: str
 
     def build_model(self):
-        MODELS.append(nn.Linear(1, 1))
+        MODELS[:] = [nn.Linear(1, 1)]
         return MODELS[0]
 
     def build_data(self):
@@ -112,7 +112,7 @@ def begun(project: Path) -> Iterator[Begin]:
         words += ["recovery.killed=0", "recovery.hung=0", f"recovery.raised={raised}", *more]
         train = ["train.steps=2000", "train.global_batch=2", "train.device=cpu"]
         write(folder.config, yaml.safe_dump(compose(train + words)))
-        jobs.append(Local(ranks=2).start(folder.root, cluster, folder.next_attempt()))
+        jobs.append(Local(ranks=2, spares=0).start(folder.root, cluster, folder.next_attempt()))
         return jobs[-1], folder
 
     yield start
@@ -169,7 +169,7 @@ def test_a_run_is_stopped_with_a_checkpoint_or_killed_with_all_its_ranks(begun: 
     assert ended(job) == EXIT_STOPPED
     (save,), (stop,) = events(folder, "save"), events(folder, "stop")
     assert save["step"] == stop["step"] < 2000
-    again = Local(ranks=2).start(folder.root, CLUSTER, folder.next_attempt())
+    again = Local(ranks=2, spares=0).start(folder.root, CLUSTER, folder.next_attempt())
     until(lambda: len(list(folder.logs(2).glob("rank_*.log"))) == 2, "two ranks start")
     everyone = [p for p in psutil.Process().children(recursive=True) if "trainkit.agent" in p.cmdline()]
     assert len(everyone) == 3
@@ -237,17 +237,18 @@ def test_what_survivors_save_gives_no_budget_back(begun: Begin) -> None:
     job, folder = begun("again and again", "recovery.killed=2", "recovery.pause_s=0.0")
     assert ended(job) == 1
     assert len(events(folder, "failure")) == 3
-    assert [event["rescued_by"] for event in events(folder, "save")] == [0, 0, 0]
+    assert [event["rescued_by"] for event in events(folder, "save")] == [0]
+    assert [event["given_by"] for event in events(folder, "start")] == [None, 0, 0]
     (given_up,) = events(folder, "give_up")
     assert "recovery.killed=2 restarts without a new checkpoint are used up" in given_up["why"]
 
 
 def test_a_span_is_the_most_ranks_and_as_few_as_are_left(project: Path) -> None:
     ddp = Ddp(bucket_cap_mb=25, timeout_s=60)
-    cluster = Local(ranks="2:5").cluster(ddp, "cpu")
+    cluster = Local(ranks="2:5", spares=0).cluster(ddp, "cpu")
     assert (cluster.ranks, cluster.fewer) == (5, (2, 3, 4))
-    assert Local(ranks="2:5").problems(cluster) == ()
-    (problem,) = Local(ranks="4:2").problems(Local(ranks="4:2").cluster(ddp, "cpu"))
+    assert Local(ranks="2:5", spares=0).problems(cluster) == ()
+    (problem,) = Local(ranks="4:2", spares=0).problems(Local(ranks="4:2", spares=0).cluster(ddp, "cpu"))
     assert (problem.key, problem.hint) == ("launcher.ranks", "set launcher.ranks=2:4")
     words = ["recipe=mine", "strategy=ddp", "launcher.ranks=2:4", "train.global_batch=8", "train.device=cpu"]
     write(project / "recipes/mine.py", RECIPE)
@@ -267,15 +268,15 @@ def test_an_agent_without_an_order_ends_with_the_front() -> None:
 
 def test_ranks_that_no_gpu_is_left_for_are_refused() -> None:
     gpus = Cluster(hosts=1, ranks=3, gpus=2, cores=8)
-    (problem,) = Local(ranks=3).problems(gpus)
+    (problem,) = Local(ranks=3, spares=0).problems(gpus)
     assert (problem.key, problem.value) == ("launcher.ranks", 3)
     assert "launcher.ranks=2" in problem.hint
-    assert Local(ranks=2).problems(replace(gpus, ranks=2)) == ()
-    assert Local(ranks=3).problems(replace(gpus, gpus=0)) == ()
+    assert Local(ranks=2, spares=0).problems(replace(gpus, ranks=2)) == ()
+    assert Local(ranks=3, spares=0).problems(replace(gpus, gpus=0)) == ()
 
 
 def test_auto_is_what_the_strategy_would_use() -> None:
-    assert Local(ranks="auto").cluster(LocalStrategy(), "auto").ranks == 1
+    assert Local(ranks="auto", spares=0).cluster(LocalStrategy(), "auto").ranks == 1
     ddp = Ddp(bucket_cap_mb=25, timeout_s=60)
-    assert Local(ranks="auto").cluster(ddp, "auto").ranks == max(1, _machine.gpus())
-    assert Local(ranks=3).cluster(ddp, "auto").ranks == 3
+    assert Local(ranks="auto", spares=0).cluster(ddp, "auto").ranks == max(1, _machine.gpus())
+    assert Local(ranks=3, spares=0).cluster(ddp, "auto").ranks == 3

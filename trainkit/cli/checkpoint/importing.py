@@ -63,9 +63,9 @@ def bring(settings: Settings, source: Path, chosen: str, step: int | None, weigh
     from trainkit.canonical import trainable
     from trainkit.checkpoint.store import CheckpointStore
     from trainkit.foreign.fill import fill
+    from trainkit.progress import Progress
     from trainkit.strategy._spmd import SpmdEngine, task_model
     from trainkit.strategy._world import Solo
-    from trainkit.trainer import Progress
 
     rank.prepare(settings)
     world = Solo(device=torch.device("cpu"))

@@ -126,7 +126,8 @@ class Agent:
         hours = config["run"]["max_hours"]
         self.hours, self.until = hours, math.inf if hours is None else time.monotonic() + 3600 * hours
         self.sizes, self.first, self.pulse = sizes, attempt, Pulse(sizes[-1])
-        self.nodes, self.ranks = nodes, self.crew(spares)
+        self.nodes = nodes
+        self.ranks = self.crew(spares)
 
     def crew(self, spares: int) -> Ranks | NodeRanks:
         if self.nodes is not None:

@@ -131,6 +131,22 @@ def test_a_rank_on_the_other_machine_is_killed(begun: Begin) -> None:
     assert [(start["attempt"], start["ranks"]) for start in events(folder, "start")] == [(1, 2), (2, 2)]
 
 
+def test_the_rank_on_the_other_machine_stays(begun: Begin) -> None:
+    """It holds the newest step, and sends it to the new one."""
+    job, folder = begun("train.steps=100000")
+    go(folder)
+    until(lambda: len([*read_lines(folder.metrics)]) > 50, "it has made steps", 100)
+    before = processes(0, "rank")
+    processes(1, "rank")[0].kill()
+    started(folder, attempts=2)
+    assert processes(0, "rank") == before
+    (failure,), (_, again) = events(folder, "failure"), events(folder, "start")
+    assert (failure["host"], again["step"]) == ("fake1", failure["step"] - 1)
+    assert events(folder, "save") == []
+    job.stop()
+    assert ended(job) == 75
+
+
 def test_a_machine_is_lost_and_the_run_goes_on_without(begun: Begin) -> None:
     job, folder = begun(sizes=(1, 2))
     started(folder)

@@ -3,6 +3,7 @@
     RUN/config.yaml                resolved configuration
     RUN/metrics.jsonl              one row per logged step
     RUN/events.jsonl               launch, start, sample, save, save_failed, save_waits, copy, copy_failed, cadence,
+                                   snapshot, snapshot_failed, snapshot_used, snapshot_moved,
                                    bad_step, rollback, asked, stop, failure, restart, give_up, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
@@ -70,6 +71,11 @@ class RunFolder:
     @property
     def ranks_lock(self) -> Path:
         return self.root / "logs" / "ranks.lock"
+
+    @property
+    def memory(self) -> Path:
+        """What the place of the run's snapshots is named by (checkpoint/memory.py)."""
+        return self.root / "logs" / "memory"
 
     def modules(self, attempt: int) -> Path:
         """What a rank of `attempt` has imported, a name per line."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from trainkit.checkpoint.manifest import read_manifest
 from trainkit.checkpoint.saver import Saver
+from trainkit.checkpoint.snapshots import Snapshots
 from trainkit.checkpoint.store import CheckpointStore
 from trainkit.data.ledger import Ledger
 from trainkit.data.loader import load, loader
@@ -73,6 +74,7 @@ class Trainer:
         self.settings, self.train = settings, settings.train
         self.engine, self.world, self.data, self.store = engine, world, data, store
         self.folder, self.lifeline = folder, lifeline
+        self.snapshots = Snapshots(store, folder, world, settings.checkpoint.memory_every, self.event)
         self.progress, self.guard = Progress(), Guard(settings.anomaly)
         self.between = True  # two steps: the state is that of progress.step
         self.metrics: dict[str, float] = {}
@@ -93,9 +95,9 @@ class Trainer:
         self.meter = Meter(self.world.device)
         outcome: Outcome | None = None
         while outcome is None:
-            keep = self.settings.checkpoint
+            keep, samples = self.settings.checkpoint, self.progress.samples
             try:
-                with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
+                with Saver(self.store, self.snapshots, keep, self.world.rank, samples, self.event) as self.saver:
                     outcome = self.loop_watched()
             except Exception as error:
                 self.rescue(error)
@@ -127,13 +129,8 @@ class Trainer:
         stop, beat, first = self.lifeline.stop, self.lifeline.beat, progress.step + 1
         for step, share in self.batches():
             beat(progress.step + 1, "training")
-            local = (
-                sum([b.weight for b in share]),
-                sum([b.tokens for b in share]),
-                stop.raised,
-                self.saver.wish(),
-            )
-            weight, tokens, stopping, wishes = self.world.total(local)
+            here = sum([b.weight for b in share]), sum([b.tokens for b in share])
+            weight, tokens, stopping, wishes = self.world.total((*here, stop.raised, self.saver.wish()))
             lr = learning_rate * scale(progress.step, self.total)
             number = progress.step + 1
             evaluates = self.data.heldout is not None and self.due(number, train.eval_every)
@@ -157,9 +154,7 @@ class Trainer:
                 saving = not self.has_something_better()
                 if not saving and not stopping:
                     return None
-            self.compare(saving)
-            if saving:
-                self.save(last)
+            self.keep(saving, last, good=trained is not None)
             if stopping and progress.step < self.total:
                 self.event("stop", step=progress.step)
                 return "stopped"
@@ -294,14 +289,17 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the newest good checkpoint, if there is one."""
-        found = None if self.settings.resume == "never" else self.store.latest()
+        found = None if self.settings.resume == "never" else self.snapshots.or_newer()
         if found is None and self.settings.resume == "must":
             raise CheckpointError(f"resume=must, but there is no checkpoint in {self.store.folder}")
         self.restore(found)
+        self.snapshots.settle(found)
 
     def go_back(self) -> None:
-        """To the newest checkpoint, after too many bad steps. Raises TrainkitError if that was done often enough."""
-        found, before = self.store.latest(), self.progress
+        """To the newest checkpoint, after too many bad steps. Raises TrainkitError if that was done often enough.
+        A snapshot is too young to heal what went wrong, so only without another it is one."""
+        found, before = self.store.latest() or self.snapshots.newest(), self.progress
+        self.snapshots.settle(found)
         saved = None if found is None else read_manifest(found)["step"]
         skip = self.guard.go_back(before.health, saved, before.step)
         self.log.close()  # its file is about to be replaced
@@ -325,10 +323,19 @@ class Trainer:
                 truncate_after(journal, kept)
         self.world.barrier()
 
-    def save(self, last: bool) -> None:
+    def keep(self, saving: bool, last: bool, good: bool) -> None:
+        """After a step: save it if it is to be saved, else take a snapshot if one is due and the step was `good`."""
+        snapshot = good and not saving and not last and self.saver.snapshot_due(self.progress.step)
+        self.compare(saving or snapshot)
+        if not saving and not snapshot:
+            return
         self.log.flush()
         self.lifeline.beat(self.progress.step, "saving")
-        self.saver.save(self.progress.step, self.engine.state_dict, self.small_state(), last)
+        what = self.progress.step, self.engine.state_dict, self.small_state()
+        if saving:
+            self.saver.save(*what, last)
+        else:
+            self.saver.snapshot(*what)
         self.meter.restart()
 
     def small_state(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_the_keys() -> None:
             *("log_every", "eval_every", "patience", "ema", "activation_checkpointing", "compile"),
         ],
         "Checkpoint": [
-            *("every", "mtbf_hours", "asynchronous", "max_failures"),
+            *("every", "mtbf_hours", "memory_every", "asynchronous", "max_failures"),
             *("keep", "keep_every", "metric", "mode", "dir"),
         ],
         "DataSettings": ["ledger", "workers"],

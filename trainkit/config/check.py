@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from trainkit.checkpoint import memory
 from trainkit.checkpoint.cadence import parse
 from trainkit.config.saved import Newest, newest
 from trainkit.errors import ConfigError, Problem
@@ -115,6 +116,9 @@ def _cadence(settings: Settings) -> Iterator[Problem]:
     except ValueError as error:
         hint = 'a number of steps, or for example "500 samples", "1e6 tokens", "10 minutes" or auto'
         yield Problem("checkpoint.every", every, str(error), hint)
+    if settings.checkpoint.memory_every is not None:
+        lacking = memory.problem(settings.checkpoint.memory_every)
+        yield from [] if lacking is None else [lacking]
 
 
 def _device(settings: Settings, cluster: Cluster) -> Iterator[Problem]:

@@ -33,8 +33,10 @@ KEY = "checkpoint.memory_every"
 OWNER = "RUN"
 
 
-def problem(every: int) -> Problem | None:
-    """Why this machine cannot keep snapshots; None if it can."""
+def problem(every: int, hosts: int) -> Problem | None:
+    """Why a run on so many machines cannot keep snapshots; None if it can."""
+    if hosts > 1:
+        return Problem(KEY, every, f"snapshots stay on one machine, and the ranks are on {hosts}", f"set {KEY}=null")
     if not ROOT.is_dir():
         hint = f"mount one (mount -t tmpfs tmpfs {ROOT}), or set {KEY}=null"
         return Problem(KEY, every, f"snapshots are kept in {ROOT}, and there is no such folder", hint)

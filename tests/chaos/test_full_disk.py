@@ -1,0 +1,155 @@
+"""A disk that is full in the middle of a run: a real one (tmpfs, 96 MiB), which needs the right to mount."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.project import WORDS, made
+from tests.e2e.command import Running, curve, done, events, trained, until, weights
+from tests.e2e.conftest import nothing_outlives_its_test
+
+__all__ = ["nothing_outlives_its_test"]
+pytestmark = pytest.mark.slow
+SIZE = 96 << 20  # a run is refused where less than 64 MiB are free
+BLOCK = 1 << 20
+STEPS, EVERY = 60, 6
+COMMAND = (*WORDS, f"train.steps={STEPS}", f"checkpoint.every={EVERY}")
+
+
+class Disk:
+    """A small file system at `path`, and a file that fills it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._ballast = path, path / "ballast"
+
+    def fill(self, leave: int = 0) -> None:
+        """Until nothing fits any more, then give `leave` bytes back."""
+        with self._ballast.open("ab", buffering=0) as file:
+            for size in (BLOCK, 4096):
+                with suppress(OSError):  # it is full
+                    while file.write(bytes(size)) == size:
+                        pass
+            if not leave:
+                with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+                    (self.path / "more").write_bytes(bytes(8192))
+                (self.path / "more").unlink(missing_ok=True)
+            file.truncate(file.tell() - leave)
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(path)]
+    tried = subprocess.run(mount, capture_output=True, text=True)
+    if tried.returncode:
+        pytest.fail(f"this test needs the right to mount (root, CAP_SYS_ADMIN): {tried.stderr.strip()}")
+    yield Disk(path)
+    subprocess.run(["umount", "--lazy", str(path)], check=True)  # lazy: a test that failed may have left a run
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @cache
+    def run(strategy: str) -> Path:
+        folder = made(tmp_path_factory.mktemp(strategy))
+        done(folder, *COMMAND, f"strategy={strategy}")
+        return folder / "run"
+
+    return run
+
+
+def slowly(folder: Path) -> Path:
+    """The project, with steps that leave the test time between two saves."""
+    recipe = made(folder) / "recipes/chaos.py"
+    recipe.write_text(recipe.read_text().replace("time.sleep(0.01)", "time.sleep(0.1)"))
+    return folder
+
+
+def told(running: Running, kind: str, count: int) -> None:
+    until(lambda: len(events(running.run, kind)) >= count, lambda: running.front.poll() is None)
+
+
+def begun(running: Running) -> None:
+    """Until it has saved something."""
+    running.reach(1)
+    told(running, "save", 1)
+
+
+def good(folder: Path, checkpoints: Path) -> list[str]:
+    """The checkpoints, of which every file is what was written, by name."""
+    lines = done(folder, "checkpoint", "verify", str(checkpoints)).splitlines()
+    assert all(": OK (" in line for line in lines), lines
+    return [Path(line.split(":")[0]).name for line in lines]
+
+
+def as_undisturbed(running: Running, whole: Path) -> None:
+    assert weights(running.run) == weights(whole)
+    assert trained(running.run) == trained(whole)
+    assert curve(running.run) == curve(whole)
+    audit = done(running.run.parent, "audit", str(running.run))
+    assert audit.count("ok: ") == 4, audit
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_run_goes_on_and_saves_again_when_there_is_room(
+    strategy: str, disk: Disk, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    checkpoints = disk.path / "checkpoints"
+    words = (*COMMAND, f"strategy={strategy}", f"checkpoint.dir={checkpoints}", "checkpoint.max_failures=9")
+    running = Running(slowly(tmp_path), *words)
+    begun(running)
+    disk.fill()
+    told(running, "save_failed", 1)
+    before = events(running.run, "save")[-1]["step"]
+    (failed, *_) = events(running.run, "save_failed")
+    assert failed["step"] == before + EVERY
+    assert f"cannot write the checkpoint of step {failed['step']} to {checkpoints}" in failed["message"]
+    assert "the disk is full" in failed["message"]
+    assert f"the checkpoint of step {before} is intact" in failed["message"]
+    assert f"step_{before}" in good(tmp_path, checkpoints)
+    assert [*checkpoints.glob(".writing-*")] == []
+    count = len(events(running.run, "save"))
+    disk.free()
+    told(running, "save", count + 1)
+    assert events(running.run, "save")[count]["step"] > failed["step"]
+    assert running.wait() == 0, running.said.read_text()
+    assert "the disk is full" in running.said.read_text()
+    assert events(running.run, "failure") == []
+    assert good(tmp_path, checkpoints)[-1] == f"step_{STEPS}"
+    as_undisturbed(running, whole(strategy))
+
+
+def test_failures_in_a_row_end_the_run_which_goes_on_when_there_is_room(
+    disk: Disk, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    checkpoints = disk.path / "checkpoints"
+    words = (*COMMAND, "strategy=fsdp", f"checkpoint.dir={checkpoints}")
+    running = Running(slowly(tmp_path), *words)
+    begun(running)
+    disk.fill()
+    assert running.wait() == 1
+    before, failed = events(running.run, "save")[-1]["step"], events(running.run, "save_failed")
+    assert [(event["step"], event["in_a_row"]) for event in failed] == [(before + EVERY, 1), (before + 2 * EVERY, 2)]
+    (failure,) = events(running.run, "failure")
+    for said in (failure["message"], running.said.read_text()):
+        assert f"cannot write the checkpoint of step {failed[1]['step']} to {checkpoints}" in said
+        assert "the disk is full" in said
+        assert f"the checkpoint of step {before} is intact" in said
+    assert good(tmp_path, checkpoints)[-1] == f"step_{before}"
+    disk.free()
+    again = Running(tmp_path, *words)
+    assert again.wait() == 0, again.said.read_text()
+    assert events(again.run, "start")[-1]["step"] == before
+    as_undisturbed(again, whole("fsdp"))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainkit.protocols import World
+from trainkit.runfolder import append
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -55,7 +56,7 @@ class MetricLog:
         """Log one row as it is."""
         self.flush()  # the one before is not to come after it
         if self._fd is not None:
-            os.write(self._fd, (_encode(row) + "\n").encode())
+            append(self._fd, _encode(row))
 
     def flush(self) -> None:
         """Write the row that is still held back, if any."""

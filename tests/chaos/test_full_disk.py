@@ -108,9 +108,20 @@ def test_the_run_goes_on_and_saves_again_when_there_is_room(
 ) -> None:
     checkpoints = disk.path / "checkpoints"
     words = (*COMMAND, f"strategy={strategy}", f"checkpoint.dir={checkpoints}", "checkpoint.max_failures=9")
-    running = Running(slowly(tmp_path), *words)
+    goes_on(Running(slowly(tmp_path), *words), disk, 0, checkpoints, whole(strategy))
+
+
+def test_so_it_does_where_the_run_folder_is_on_that_disk_and_small_things_fit(
+    disk: Disk, whole: Callable[[str], Path]
+) -> None:
+    running = Running(slowly(disk.path), *COMMAND, "strategy=fsdp", "checkpoint.max_failures=9")
+    goes_on(running, disk, BLOCK, running.run / "checkpoints", whole("fsdp"))
+
+
+def goes_on(running: Running, disk: Disk, leave: int, checkpoints: Path, undisturbed: Path) -> None:
+    """Fill the disk up to `leave` bytes, and free it again after a save has failed."""
     begun(running)
-    disk.fill()
+    disk.fill(leave)
     told(running, "save_failed", 1)
     before = events(running.run, "save")[-1]["step"]
     (failed, *_) = events(running.run, "save_failed")
@@ -118,7 +129,7 @@ def test_the_run_goes_on_and_saves_again_when_there_is_room(
     assert f"cannot write the checkpoint of step {failed['step']} to {checkpoints}" in failed["message"]
     assert "the disk is full" in failed["message"]
     assert f"the checkpoint of step {before} is intact" in failed["message"]
-    assert f"step_{before}" in good(tmp_path, checkpoints)
+    assert f"step_{before}" in good(running.run.parent, checkpoints)
     assert [*checkpoints.glob(".writing-*")] == []
     count = len(events(running.run, "save"))
     disk.free()
@@ -127,8 +138,8 @@ def test_the_run_goes_on_and_saves_again_when_there_is_room(
     assert running.wait() == 0, running.said.read_text()
     assert "the disk is full" in running.said.read_text()
     assert events(running.run, "failure") == []
-    assert good(tmp_path, checkpoints)[-1] == f"step_{STEPS}"
-    as_undisturbed(running, whole(strategy))
+    assert good(running.run.parent, checkpoints)[-1] == f"step_{STEPS}"
+    as_undisturbed(running, undisturbed)
 
 
 def test_failures_in_a_row_end_the_run_which_goes_on_when_there_is_room(
@@ -153,3 +164,23 @@ def test_failures_in_a_row_end_the_run_which_goes_on_when_there_is_room(
     assert again.wait() == 0, again.said.read_text()
     assert events(again.run, "start")[-1]["step"] == before
     as_undisturbed(again, whole("fsdp"))
+
+
+def test_a_run_folder_in_which_nothing_fits_ends_the_run_and_spoils_nothing(
+    disk: Disk, whole: Callable[[str], Path]
+) -> None:
+    """Not a row can be written any more. Whoever reads what is said is told why."""
+    words = (*COMMAND, "strategy=fsdp", "recovery.raised=2")
+    running = Running(slowly(disk.path), *words)
+    begun(running)
+    disk.fill()
+    assert running.wait() == 1
+    said = running.said.read_text()
+    assert "disk is full" in said or "No space left on device" in said
+    assert "Traceback" not in said
+    disk.free()
+    again = Running(disk.path, *words)
+    assert again.wait() == 0, again.said.read_text()
+    assert events(again.run, "start")[-1]["step"] in range(EVERY, STEPS)
+    as_undisturbed(again, whole("fsdp"))
+    assert [path.name for path in again.run.iterdir() if path.name.startswith(".")] == []

@@ -13,6 +13,7 @@ import pytest
 
 from tests.chaos.project import WORDS, made
 from tests.chaos.test_storm import nothing_is_left, shared_memory
+from tests.e2e import command
 from tests.e2e.command import Running, curve, done, events, last_step, saved, trained, until, weights
 from tests.e2e.conftest import nothing_outlives_its_test
 
@@ -151,3 +152,21 @@ def test_a_run_that_is_stopped_gives_its_memory_back(shared_memory: set[str], tm
     (stop,) = events(running.run, "stop")
     assert saved(running.run) == [stop["step"]]
     nothing_is_left(running, shared_memory)
+
+
+def test_where_there_is_no_room_in_memory_the_run_goes_on_without(
+    whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A /dev/shm of its own, smaller than the state."""
+    small = "mount -t tmpfs -o size=1200k tmpfs /dev/shm || { echo this test needs the right to mount; exit 9; }"
+    inside = ("unshare", "--mount", "sh", "-c", f'{small}; exec "$@"', "sh", *command.TRAINKIT)
+    monkeypatch.setattr(command, "TRAINKIT", inside)
+    running = Running(made(tmp_path), *words("fsdp"))
+    assert running.wait() == 0, running.said.read_text()
+    (failed,) = events(running.run, "snapshot_failed")
+    assert failed["step"] == 1
+    assert "the disk is full" in failed["message"]
+    assert "checkpoint.memory_every=null" in failed["message"]
+    assert failed["message"].splitlines()[0] in running.said.read_text()
+    assert events(running.run, "snapshot") == []
+    as_undisturbed(running, whole("fsdp"))

@@ -31,6 +31,7 @@ from trainkit.runfolder import RunFolder, replace_text, sync_folder
 ROOT = Path("/dev/shm")
 KEY = "checkpoint.memory_every"
 OWNER = "RUN"
+REMEDY = f"the run goes on without it; if there is no room, mount -o remount,size=... {ROOT}, or set {KEY}=null"
 
 
 def problem(every: int, hosts: int) -> Problem | None:
@@ -53,7 +54,7 @@ def room(size: int) -> None:
     free = min(shutil.disk_usage(ROOT).free, psutil.virtual_memory().available)
     if size > free:
         told = f"a snapshot takes {size / 2**20:.1f} MiB, and {ROOT} has {free / 2**20:.1f} MiB free"
-        raise CheckpointError(f"{told}: enlarge it (mount -o remount,size=... {ROOT}), or set {KEY}=null")
+        raise CheckpointError(told)
 
 
 def find(folder: RunFolder) -> Path | None:

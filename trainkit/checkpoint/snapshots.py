@@ -76,7 +76,7 @@ class Snapshots:
         self._failing = True
 
     def _at(self, place: Path) -> CheckpointStore:
-        return self._disk.beside(place, memory.room)
+        return self._disk.beside(place, memory.room, memory.REMEDY)
 
     # --------------------------------------------------------------------------------------- going on
 

@@ -74,14 +74,16 @@ class CheckpointStore:
         self._drafting: Drafting | None = None
         self._beside: CheckpointStore | None = None
         self._room: Callable[[int], None] | None = None
+        self._remedy = ""
         self._saved: int | None = None
         self._damaged: set[int] = set()
 
-    def beside(self, folder: Path, room: Callable[[int], None]) -> CheckpointStore:
+    def beside(self, folder: Path, room: Callable[[int], None], remedy: str) -> CheckpointStore:
         """The same, in another folder. What writes them is shared with this one, so only one of both may at a time.
-        `room` is asked before so many bytes are written, and raises CheckpointError if there is none."""
+        `room` is asked before so many bytes are written, and raises CheckpointError if there is none; `remedy` is what
+        is told where one cannot be written."""
         other = CheckpointStore(folder, self._world, self.attempt, self.about, self.say)
-        other._beside, other._room = self, room
+        other._beside, other._room, other._remedy = self, room, remedy
         return other
 
     # ---------------------------------------------------------------------------------------- writing
@@ -158,7 +160,7 @@ class CheckpointStore:
 
     def _unwritten(self, step: int, error: CheckpointError) -> CheckpointError:
         cause = f"cannot write the checkpoint of step {step} to {self.folder}: {error}"
-        return CheckpointError(f"{cause}\n    {intact(self.folder)}; {GO_ON}")
+        return CheckpointError(f"{cause}\n    {self._remedy or f'{intact(self.folder)}; {GO_ON}'}")
 
     def _make_room(self, writing: Path, final: Path, draft: Draft) -> bool:
         """Whether `final` stands already. If not, rank 0 clears what killed saves left, moves a damaged `final` out

@@ -142,10 +142,10 @@ def test_where_the_disk_is_full_it_stays_in_memory(tmp_path: Path, monkeypatch: 
     assert steps(one.root / "checkpoints") == [6]
 
 
-def test_a_snapshot_that_does_not_fit_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+def test_a_snapshot_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     memory.room(2**20)
-    with pytest.raises(CheckpointError, match=r"takes 2\.0 MiB, and .* has 1\.0 MiB free: enlarge it .*=null"):
+    with pytest.raises(CheckpointError, match=r"takes 2\.0 MiB, and .* has 1\.0 MiB free"):
         memory.room(2**21)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))

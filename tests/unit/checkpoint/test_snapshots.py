@@ -263,7 +263,8 @@ def test_a_failure_is_told_once_in_a_row_and_ends_nothing(tmp_path: Path, monkey
     failed = events(run, "snapshot_failed")
     assert [event["step"] for event in failed] == [2, 6]
     assert "no room" in failed[0]["message"]
-    assert "the checkpoint of step 1 is intact" in failed[0]["message"]
+    assert "the run goes on without it" in failed[0]["message"]
+    assert "or set checkpoint.memory_every=null" in failed[0]["message"]
     assert events(run, "save_failed") == []
 
 

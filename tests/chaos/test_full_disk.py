@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 SIZE = 96 << 20  # a run is refused where less than 64 MiB are free
 BLOCK = 1 << 20
 STEPS, EVERY = 60, 6
-COMMAND = (*WORDS, f"train.steps={STEPS}", f"checkpoint.every={EVERY}")
+KEPT = "checkpoint.keep=50"
+COMMAND = (*WORDS, "watchdog.timeout=60", f"train.steps={STEPS}", f"checkpoint.every={EVERY}")
 
 
 class Disk:
@@ -71,9 +72,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def slowly(folder: Path) -> Path:
-    """The project, with steps that leave the test time between two saves."""
+    """The project, with steps that leave the test time between two saves, and wait while there is a file `hold`."""
     recipe = made(folder) / "recipes/chaos.py"
-    recipe.write_text(recipe.read_text().replace("time.sleep(0.01)", "time.sleep(0.1)"))
+    wait = 'time.sleep(0.1)\n        while os.path.exists("hold"):\n            time.sleep(0.02)'
+    recipe.write_text(recipe.read_text().replace("time.sleep(0.01)", wait))
     return folder
 
 
@@ -81,10 +83,14 @@ def told(running: Running, kind: str, count: int) -> None:
     until(lambda: len(events(running.run, kind)) >= count, lambda: running.front.poll() is None)
 
 
-def begun(running: Running) -> None:
-    """Until it has saved something."""
+def filled(running: Running, disk: Disk, leave: int = 0) -> None:
+    """Fill the disk up to `leave` bytes, after the run has saved something, and before it makes another step."""
     running.reach(1)
     told(running, "save", 1)
+    hold = running.run.parent / "hold"
+    hold.touch()
+    disk.fill(leave)
+    hold.unlink()
 
 
 def good(folder: Path, checkpoints: Path) -> list[str]:
@@ -107,39 +113,40 @@ def test_the_run_goes_on_and_saves_again_when_there_is_room(
     strategy: str, disk: Disk, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
     checkpoints = disk.path / "checkpoints"
-    words = (*COMMAND, f"strategy={strategy}", f"checkpoint.dir={checkpoints}", "checkpoint.max_failures=9")
-    goes_on(Running(slowly(tmp_path), *words), disk, 0, checkpoints, whole(strategy))
+    words = (*COMMAND, f"strategy={strategy}", f"checkpoint.dir={checkpoints}", "checkpoint.max_failures=9", KEPT)
+    running = Running(slowly(tmp_path), *words)
+    goes_on(running, disk, 0, checkpoints)
+    as_undisturbed(running, whole(strategy))
 
 
 def test_so_it_does_where_the_run_folder_is_on_that_disk_and_small_things_fit(
     disk: Disk, whole: Callable[[str], Path]
 ) -> None:
-    running = Running(slowly(disk.path), *COMMAND, "strategy=fsdp", "checkpoint.max_failures=9")
-    goes_on(running, disk, BLOCK, running.run / "checkpoints", whole("fsdp"))
+    running = Running(slowly(disk.path), *COMMAND, "strategy=fsdp", "checkpoint.max_failures=9", KEPT)
+    goes_on(running, disk, BLOCK, running.run / "checkpoints")
+    as_undisturbed(running, whole("fsdp"))
 
 
-def goes_on(running: Running, disk: Disk, leave: int, checkpoints: Path, undisturbed: Path) -> None:
+def goes_on(running: Running, disk: Disk, leave: int, checkpoints: Path) -> None:
     """Fill the disk up to `leave` bytes, and free it again after a save has failed."""
-    begun(running)
-    disk.fill(leave)
+    filled(running, disk, leave)
     told(running, "save_failed", 1)
-    before = events(running.run, "save")[-1]["step"]
+    disk.free()
     (failed, *_) = events(running.run, "save_failed")
-    assert failed["step"] == before + EVERY
+    before = failed["step"] - EVERY
     assert f"cannot write the checkpoint of step {failed['step']} to {checkpoints}" in failed["message"]
     assert "the disk is full" in failed["message"]
     assert f"the checkpoint of step {before} is intact" in failed["message"]
-    assert f"step_{before}" in good(running.run.parent, checkpoints)
-    assert [*checkpoints.glob(".writing-*")] == []
-    count = len(events(running.run, "save"))
-    disk.free()
-    told(running, "save", count + 1)
-    assert events(running.run, "save")[count]["step"] > failed["step"]
     assert running.wait() == 0, running.said.read_text()
     assert "the disk is full" in running.said.read_text()
     assert events(running.run, "failure") == []
-    assert good(running.run.parent, checkpoints)[-1] == f"step_{STEPS}"
-    as_undisturbed(running, undisturbed)
+    good_ones, bad_ones = ([event["step"] for event in events(running.run, kind)] for kind in ("save", "save_failed"))
+    assert sorted([*good_ones, *bad_ones]) == [*range(EVERY, STEPS + 1, EVERY)]
+    assert bad_ones == [*range(failed["step"], bad_ones[-1] + 1, EVERY)]  # none after there was room
+    there = good(running.run.parent, checkpoints)
+    assert f"step_{before}" in there
+    assert f"step_{STEPS}" in there
+    assert [*checkpoints.glob(".*")] == []
 
 
 def test_failures_in_a_row_end_the_run_which_goes_on_when_there_is_room(
@@ -148,8 +155,7 @@ def test_failures_in_a_row_end_the_run_which_goes_on_when_there_is_room(
     checkpoints = disk.path / "checkpoints"
     words = (*COMMAND, "strategy=fsdp", f"checkpoint.dir={checkpoints}")
     running = Running(slowly(tmp_path), *words)
-    begun(running)
-    disk.fill()
+    filled(running, disk)
     assert running.wait() == 1
     before, failed = events(running.run, "save")[-1]["step"], events(running.run, "save_failed")
     assert [(event["step"], event["in_a_row"]) for event in failed] == [(before + EVERY, 1), (before + 2 * EVERY, 2)]
@@ -172,8 +178,7 @@ def test_a_run_folder_in_which_nothing_fits_ends_the_run_and_spoils_nothing(
     """Not a row can be written any more. Whoever reads what is said is told why."""
     words = (*COMMAND, "strategy=fsdp", "recovery.raised=2")
     running = Running(slowly(disk.path), *words)
-    begun(running)
-    disk.fill()
+    filled(running, disk)
     assert running.wait() == 1
     said = running.said.read_text()
     assert "disk is full" in said or "No space left on device" in said

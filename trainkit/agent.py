@@ -36,6 +36,7 @@ from typing import Any
 import yaml
 
 from trainkit import rank
+from trainkit.checkpoint import memory
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
 from trainkit.launcher._order import Order as NodesOrder
@@ -150,6 +151,7 @@ class Agent:
         finally:
             self.dismiss(())  # no rank outlives this, and what one holds is saved
             self.ranks.end()
+        memory.give_back(self.folder, self.checkpoints, self.folder.event)
         return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
 
     def attend(self, state: recovery.State) -> Outcome | failure.Failure:
@@ -259,14 +261,14 @@ class Agent:
 
     def newest(self) -> int:
         """Step of the newest checkpoint; -1 for none."""
-        return max(committed(self.checkpoints), default=-1)
+        return max([*committed(self.checkpoints), *memory.kept(self.folder)], default=-1)
 
     def regular(self) -> int:
         """Step of the newest that was not saved because a rank failed; -1 for none. Those tell nothing of how the run
         gets on: there is one after every failure."""
         saves = [event for event in read_lines(self.folder.events) if event["event"] == "save"]
         rescued = {event["step"] for event in saves if "rescued_by" in event}
-        return max({*committed(self.checkpoints)} - rescued, default=-1)
+        return max(({*committed(self.checkpoints)} - rescued) | {*memory.kept(self.folder)}, default=-1)
 
 
 def hung(ranks: Ranks | NodeRanks, pulse: Pulse, logs: Path, silence: float) -> failure.Failure:

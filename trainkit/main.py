@@ -96,8 +96,8 @@ def train(ready: Ready, world: World, folder: RunFolder, attempt: int, lifeline:
     copier = copies(settings, folder)
     checkpoints = folder.checkpoints(settings.checkpoint.dir)
     store = CheckpointStore(checkpoints, world, attempt, about(settings, world.size), say, copier)
-    trainer = Trainer(settings, engine, world, ready.data, store, folder, lifeline, pocket)
-    outcome = trainer.fit()
+    trainer = Trainer(settings, engine, world, ready.data, store, folder, lifeline)
+    outcome = trainer.fit(pocket)
     world.close()
     if copier is not None:
         copier.finish(COPY_S, lambda: lifeline.beat(trainer.progress.step, "finishing"))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainkit.protocols import World
-from trainkit.runfolder import guard
+from trainkit.runfolder import append, guard
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -60,7 +60,7 @@ class MetricLog:
         self._newest = (dict(row), None, None)
         if self._fd is not None:
             guard()
-            os.write(self._fd, (_encode(row) + "\n").encode())
+            append(self._fd, _encode(row))
 
     def newest(self) -> dict[str, Any] | None:
         """The last row, on every rank: another one than rank 0 may have to write it."""

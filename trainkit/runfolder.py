@@ -3,6 +3,7 @@
     RUN/config.yaml                resolved configuration
     RUN/metrics.jsonl              one row per logged step
     RUN/events.jsonl               launch, start, sample, save, save_failed, save_waits, copy, copy_failed, cadence,
+                                   snapshot, snapshot_failed, snapshot_used, snapshot_moved,
                                    bad_step, rollback, asked, stop, failure, restart, give_up, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
@@ -15,6 +16,7 @@ The folder is the truth about a run: whoever can read it can follow it, no proce
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -92,6 +94,11 @@ class RunFolder:
     def ranks_lock(self) -> Path:
         return self.root / "logs" / "ranks.lock"
 
+    @property
+    def memory(self) -> Path:
+        """What the place of the run's snapshots is named by (checkpoint/memory.py)."""
+        return self.root / "logs" / "memory"
+
     def modules(self, attempt: int) -> Path:
         """What a rank of `attempt` has imported, a name per line."""
         return self.logs(attempt) / "modules.txt"
@@ -138,12 +145,24 @@ def is_url(place: str) -> bool:
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON line in one write call."""
-    line = (json.dumps(row, separators=(",", ":")) + "\n").encode()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(fd, line)
+        append(fd, json.dumps(row, separators=(",", ":")))
     finally:
         os.close(fd)
+
+
+def append(fd: int, text: str) -> None:
+    """Append a line to a file that is open for appending. A disk that fills up takes the beginning of it without an
+    error: that is taken back, or the next line would be appended to half of one."""
+    line = f"{text}\n".encode()
+    written = os.write(fd, line)
+    if written == len(line):
+        return
+    end = os.lseek(fd, 0, os.SEEK_CUR)
+    if os.fstat(fd).st_size == end:  # or another process has appended to it
+        os.ftruncate(fd, end - written)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -175,11 +194,15 @@ def truncate_after(path: Path, step: int) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write `path` so that a reader or a crash sees the old or the new text, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half of it may be what fills the disk
+        raise
     sync_folder(path.parent)
 
 

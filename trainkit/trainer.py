@@ -20,6 +20,7 @@ from torch import Tensor
 
 from trainkit.checkpoint.manifest import read_manifest
 from trainkit.checkpoint.saver import Saver
+from trainkit.checkpoint.snapshots import Snapshots
 from trainkit.checkpoint.store import CheckpointStore
 from trainkit.data.ledger import Ledger
 from trainkit.data.loader import load, loader
@@ -49,11 +50,11 @@ class Trainer:
         store: CheckpointStore,
         folder: RunFolder,
         lifeline: Lifeline,
-        pocket: Pocket | None = None,
     ) -> None:
         self.settings, self.train = settings, settings.train
         self.engine, self.world, self.data, self.store = engine, world, data, store
-        self.folder, self.lifeline, self.pocket = folder, lifeline, pocket or Pocket()
+        self.folder, self.lifeline, self.pocket = folder, lifeline, Pocket()
+        self.snapshots = Snapshots(store, folder, world, settings.checkpoint.memory_every, self.event)
         self.progress, self.guard = Progress(), Guard(settings.anomaly)
         self.between = True  # two steps: the state is that of progress.step
         self.metrics: dict[str, float] = {}
@@ -63,8 +64,10 @@ class Trainer:
         self.plan = Plan(order, self.train.global_batch, self.train.micro_batch, world.dp_rank, world.dp_size)
         self.total = self.plan.total_steps(self.train.steps, self.train.epochs)
 
-    def fit(self) -> Outcome:
-        """Train from the newest good checkpoint, or from the start, to the last step or until asked to stop."""
+    def fit(self, pocket: Pocket | None = None) -> Outcome:
+        """Train from what is in the `pocket` of a rank, the newest good checkpoint, or the start, to the last step or
+        until asked to stop. A fault leaves in the pocket what can be gone on from."""
+        self.pocket = pocket or self.pocket
         self.resume()
         self.begun = self.progress.step
         self.lifeline.beat(self.begun, "starting")
@@ -76,12 +79,12 @@ class Trainer:
         self.meter = Meter(self.world.device)
         outcome: Outcome | None = None
         while outcome is None:
-            keep = self.settings.checkpoint
+            keep, samples = self.settings.checkpoint, self.progress.samples
             try:
-                with Saver(self.store, keep, self.world.rank, self.progress.samples, self.event) as self.saver:
+                with Saver(self.store, self.snapshots, keep, self.world.rank, samples, self.event) as self.saver:
                     outcome = self.loop_watched()
             except Exception as error:
-                self.keep(error)
+                self.hold(error)
                 raise
             if outcome is None:
                 self.go_back()
@@ -110,13 +113,8 @@ class Trainer:
         stop, beat, first = self.lifeline.stop, self.lifeline.beat, progress.step + 1
         for step, share in self.batches():
             beat(progress.step + 1, "training")
-            local = (
-                sum([b.weight for b in share]),
-                sum([b.tokens for b in share]),
-                stop.raised,
-                self.saver.wish(),
-            )
-            weight, tokens, stopping, wishes = self.world.total(local)
+            here = sum([b.weight for b in share]), sum([b.tokens for b in share])
+            weight, tokens, stopping, wishes = self.world.total((*here, stop.raised, self.saver.wish()))
             lr = learning_rate * scale(progress.step, self.total)
             number = progress.step + 1
             evaluates = self.data.heldout is not None and self.due(number, train.eval_every)
@@ -140,9 +138,7 @@ class Trainer:
                 saving = not self.has_something_better()
                 if not saving and not stopping:
                     return None
-            self.compare(saving)
-            if saving:
-                self.save(last)
+            self.preserve(saving, last, good=trained is not None)
             if stopping and progress.step < self.total:
                 self.event("stop", step=progress.step)
                 return "stopped"
@@ -286,14 +282,17 @@ class Trainer:
             if self.world.rank == 0:
                 fill_in(self.folder, kept, self.settings, len(self.data.train))
             return
-        found = None if self.settings.resume == "never" else self.store.latest()
+        found = None if self.settings.resume == "never" else self.snapshots.or_newer()
         if found is None and self.settings.resume == "must":
             raise CheckpointError(f"resume=must, but there is no checkpoint in {self.store.folder}")
         self.restore(found)
+        self.snapshots.settle(found)
 
     def go_back(self) -> None:
-        """To the newest checkpoint, after too many bad steps. Raises TrainkitError if that was done often enough."""
-        found, before = self.store.latest(), self.progress
+        """To the newest checkpoint, after too many bad steps. Raises TrainkitError if that was done often enough.
+        A snapshot is too young to heal what went wrong, so only without another it is one."""
+        found, before = self.store.latest() or self.snapshots.newest(), self.progress
+        self.snapshots.settle(found)
         saved = None if found is None else read_manifest(found)["step"]
         skip = self.guard.go_back(before.health, saved, before.step)
         self.log.close()  # its file is about to be replaced
@@ -323,17 +322,26 @@ class Trainer:
                 truncate_after(journal, step)
         self.world.barrier()
 
-    def save(self, last: bool) -> None:
+    def preserve(self, saving: bool, last: bool, good: bool) -> None:
+        """After a step: save it if it is to be saved, else take a snapshot if one is due and the step was `good`."""
+        snapshot = good and not saving and not last and self.saver.snapshot_due(self.progress.step)
+        self.compare(saving or snapshot)
+        if not saving and not snapshot:
+            return
         self.log.flush()
         self.lifeline.beat(self.progress.step, "saving")
-        self.saver.save(self.progress.step, self.engine.state_dict, self.small_state(), last)
+        what = self.progress.step, self.engine.state_dict, self.small_state()
+        if saving:
+            self.saver.save(*what, last)
+        else:
+            self.saver.snapshot(*what)
         self.meter.restart()
 
     def small_state(self) -> dict[str, Any]:
         """What a checkpoint holds besides the engine's tensors."""
         return {"progress": asdict(self.progress), "metrics": self.metrics}
 
-    def keep(self, fault: Exception) -> None:
+    def hold(self, fault: Exception) -> None:
         """Keep the newest step for the next attempt, where this rank holds all of it (rescue.py). What goes wrong in
         that is told, and hides nothing of the fault."""
         unsure = self.progress.health.bad > 0 or self.settings.integrity.every is not None  # that has to be compared

@@ -49,13 +49,13 @@ def test_the_keys() -> None:
         name: keys(vars(settings)[name])
         for name in ("Run", "Train", "Checkpoint", "DataSettings", "Recovery", "Watchdog", "Integrity")
     } == {
-        "Run": ["dir", "max_hours"],
+        "Run": ["dir", "max_hours", "signals"],
         "Train": [
             *("steps", "epochs", "global_batch", "micro_batch", "seed", "clip_norm", "precision", "device"),
             *("log_every", "eval_every", "patience", "ema", "activation_checkpointing", "compile"),
         ],
         "Checkpoint": [
-            *("every", "mtbf_hours", "asynchronous", "max_failures"),
+            *("every", "mtbf_hours", "memory_every", "asynchronous", "max_failures"),
             *("keep", "keep_every", "metric", "mode", "dir"),
         ],
         "DataSettings": ["ledger", "workers"],

@@ -42,6 +42,7 @@ TRAIN: dict[str, Any] = {
 CHECKPOINT: dict[str, Any] = {
     "every": None,
     "mtbf_hours": 24.0,
+    "memory_every": None,
     "asynchronous": True,
     "max_failures": 2,
     "keep": 3,

@@ -87,6 +87,20 @@ def test_members_of_a_sweep_run_in_turn_and_only_failed_ones_again(cluster: Clus
 
 
 @pytest.mark.slow
+def test_a_member_of_an_array_requeues_itself_alone(cluster: Cluster, tmp_path: Path) -> None:
+    """The last one, which Slurm gives the number of the whole array."""
+    words = (*WORDS, *SLURM, "strategy=local", "launcher.sweep=['train.seed=1','train.seed=2']")
+    run = Submitted(cluster, tmp_path, *words)
+    cluster.until(lambda: last_step(run.run / "1") > 20, "the last member trains", 120)
+    cluster.run("scancel", "--batch", "--signal=USR2", f"{run.job}_1")
+    cluster.until(lambda: not cluster.run("squeue", "-h").stdout.strip(), "both have ended", 120)
+    assert [summary(run.run / str(member))["status"] for member in (0, 1)] == ["done", "done"]
+    assert [len(events(run.run / str(member), "start")) for member in (0, 1)] == [1, 2]
+    (again,) = events(run.run / "1", "requeue")
+    assert again["job"] == f"{run.job}_1"
+
+
+@pytest.mark.slow
 def test_a_crash_is_tried_again_elsewhere_and_ends_early(cluster: Cluster, tmp_path: Path) -> None:
     """A program that fails in the same way in the same step is not given the whole budget."""
     (tmp_path / "recipes").mkdir()

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.command import TRAINKIT, curve, done
 from tests.slurm.cluster import Cluster
 
-STRATEGIES = ("ddp", "fsdp", "tensor", "pipeline", "zero1", "zero2", "zero3", "horovod", "accelerate")
+STRATEGIES = ("ddp", "fsdp", "tensor", "pipeline", "mesh", "zero1", "zero2", "zero3", "horovod", "accelerate")
 WORDS = (
     *(
         "recipe=llm_pretrain",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -40,6 +42,32 @@ def test_after_half_a_row_the_next_one_is_whole(tmp_path: Path) -> None:
     assert steps(path) == [1, 3]
     drop_torn_line(path)
     assert steps(path) == [1, 3]
+
+
+def test_a_row_of_which_a_full_disk_takes_half_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux writes what fits, and reports no error before the next call."""
+    path, whole = journal(tmp_path / "j.jsonl", 1), os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: whole(fd, data[: len(data) // 2]))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            append_line(path, {"step": 2})
+    assert steps(journal(path, 3)) == [1, 3]
+
+
+def test_a_text_that_a_full_disk_does_not_take_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "summary.json"
+    replace_text(path, "old")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        replace_text(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
 @pytest.mark.parametrize(("kept", "left"), [(-1, []), (2, [0, 1, 2]), (9, [0, 1, 2, 3, 4])])

@@ -56,7 +56,7 @@ def lineage(journal: Journal) -> Finding:
 def _told(attempt: Attempt) -> str:
     if attempt.started is None:
         return f"{attempt.number} did not start"
-    reached = [event["step"] for event in attempt.of("save", "stop", "end", "bad_step")]
+    reached = [event["step"] for event in attempt.of("save", "snapshot", "stop", "end", "bad_step")]
     return f"{attempt.number} from step {attempt.first} to {max([attempt.first, *reached])} ({_end(attempt)})"
 
 

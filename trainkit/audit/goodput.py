@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from trainkit.audit.journal import Attempt, Journal, Row
 
 Span = tuple[float, float]
+SAVES = ("save", "snapshot")
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ def _add(total: Goodput, journal: Journal, attempt: Attempt, following: Attempt 
     made = {row["step"]: row["time"] for row in journal.rows}
     gone = _gone(attempt, attempt.started, following, made)
     counted = [row for row in journal.rows if attempt.started <= row["time"] <= attempt.ended]
-    saves = [event for event in attempt.of("save") if not _within(_went_on(event), gone)]
+    saves = [event for event in attempt.of(*SAVES) if not _within(_went_on(event), gone)]
     evaluation = sum(row.get("evaluation_seconds", 0.0) for row in counted)
     waited = sum(row.get("data_wait", 0.0) for row in counted)
     stall = sum(event["stall"] for event in saves)
@@ -93,7 +94,7 @@ def _gone(attempt: Attempt, started: float, following: Attempt | None, made: Map
 
 def _after(attempt: Attempt, step: int, started: float, until: float) -> float:
     """When the loop went on after the save of `step`; when the attempt began, if an earlier one had saved it."""
-    times = [_went_on(event) for event in attempt.of("save") if event["step"] == step]
+    times = [_went_on(event) for event in attempt.of(*SAVES) if event["step"] == step]
     return max((time for time in times if time <= until), default=started)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 
 from trainkit.checkpoint.agree import together
@@ -52,6 +52,12 @@ class Draft:
         """Write the index of what all ranks wrote; one rank does it. Returns all files."""
         index = finish(folder, self.part.whole, [each.results for each in written])
         return {name: digest for files in (*(each.files for each in written), index) for name, digest in files.items()}
+
+    def bytes(self) -> int:
+        """Of the tensors of all ranks."""
+        entries = self.part.whole.state_dict_metadata.values()
+        tensors = [entry for entry in entries if isinstance(entry, TensorStorageMetadata)]
+        return sum(entry.size.numel() * entry.properties.dtype.itemsize for entry in tensors)
 
     def layout(self) -> Layout:
         """The layout of the state of all ranks."""

@@ -3,6 +3,8 @@
 save    wait for the one before -> copy the state -> a thread writes, commits and prunes while the loop goes on
         -> what is committed is copied to the store, if there is one
         (the last one, and each one with checkpoint.asynchronous=false, is written before the loop goes on)
+snapshot
+        the same into memory, if nothing is in flight; a failure ends nothing (snapshots.py)
 close   wait for the one in flight, whatever ended the loop
 """
 
@@ -15,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from trainkit.checkpoint.cadence import Cadence, Tell
+from trainkit.checkpoint.snapshots import Snapshots
 from trainkit.checkpoint.store import CheckpointStore, Saved
 from trainkit.errors import CheckpointError, TooManyFailedSaves
 from trainkit.settings import Checkpoint
@@ -28,11 +31,13 @@ class Saver:
     tell   writes an event, on one rank
     """
 
-    def __init__(self, store: CheckpointStore, settings: Checkpoint, rank: int, samples: int, tell: Tell) -> None:
-        self._store, self._settings, self._tell = store, settings, tell
+    def __init__(
+        self, store: CheckpointStore, snapshots: Snapshots, settings: Checkpoint, rank: int, samples: int, tell: Tell
+    ) -> None:
+        self._store, self._snapshots, self._settings, self._tell = store, snapshots, settings, tell
         self._cadence = Cadence(settings.every, settings.mtbf_hours, samples, tell)
         self._asks = rank == 0 and self._cadence.by_clock
-        if settings.asynchronous and settings.every is not None:
+        if settings.asynchronous and (settings.every, settings.memory_every) != (None, None):
             store.connect()
         self._thread: Thread | None = None
         self._step = 0  # of the newest save
@@ -63,6 +68,7 @@ class Saver:
         if not last:
             self._give_up_after(self._settings.max_failures)
         self._step, behind = step, self._settings.asynchronous and not last
+        self._snapshots.owed = False  # what is on the disk needs none
         self._cadence.restart()
         try:
             rest = self._store.begin(step, state(), trainer, staged=behind)
@@ -70,15 +76,39 @@ class Saver:
             self._failed(error)
         else:
             if behind:
-                self._thread = Thread(target=self._behind, args=(rest, time.perf_counter() - begun), name="checkpoint")
-                self._thread.start()
+                stall = time.perf_counter() - begun
+                self._start(lambda: self._finish(rest, stall))
             else:
                 self._finish(rest, None)
         self._give_up_after(1 if last else self._settings.max_failures)
 
-    def _behind(self, rest: Callable[[], Saved], stall: float) -> None:
+    def snapshot_due(self, step: int) -> bool:
+        """Whether to take a snapshot after `step`, which is not saved; the same on every rank. Collective."""
+        return self._snapshots.due(step, busy=self._thread is not None and self._thread.is_alive())
+
+    def snapshot(self, step: int, state: Callable[[], Mapping[str, Any]], trainer: Mapping[str, Any]) -> None:
+        """Keep what `state` returns in memory as step `step`."""
+        begun = time.perf_counter()
+        self._wait(step)
+        self._step = step
         try:
-            self._finish(rest, stall)
+            rest = self._snapshots.begin(step, state(), trainer, staged=self._settings.asynchronous)
+        except CheckpointError as error:
+            self._snapshots.failed(step, error)
+            return
+        stall = time.perf_counter() - begun
+        if self._settings.asynchronous:
+            self._start(lambda: self._snapshots.finish(step, rest, stall))
+        else:
+            self._snapshots.finish(step, rest, None)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._thread = Thread(target=self._behind, args=(work,), name="checkpoint")
+        self._thread.start()
+
+    def _behind(self, work: Callable[[], None]) -> None:
+        try:
+            work()
         except Exception as error:  # raised in the loop, by _wait
             self._crash = error
 
@@ -108,7 +138,7 @@ class Saver:
     def exists(self) -> bool:
         """Whether there is a checkpoint, once the save in flight is written; the same on every rank. Collective."""
         self._wait(None)
-        return self._store.newest() >= 0
+        return self._store.newest() >= 0 or self._snapshots.exist()
 
     def _wait(self, due: int | None) -> None:
         """Until no save is in flight; `due`: the step whose save has to wait for it."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,19 @@ class CheckpointStore:
         self.folder, self.attempt, self._copier = folder, attempt, copier
         self._world, self.about, self.say = world, about, say
         self._drafting: Drafting | None = None
+        self._beside: CheckpointStore | None = None
+        self._room: Callable[[int], None] | None = None
+        self._remedy = ""
         self._saved: int | None = None
         self._damaged: set[int] = set()
+
+    def beside(self, folder: Path, room: Callable[[int], None], remedy: str) -> CheckpointStore:
+        """The same, in another folder. What writes them is shared with this one, so only one of both may at a time.
+        `room` is asked before so many bytes are written, and raises CheckpointError if there is none; `remedy` is what
+        is told where one cannot be written."""
+        other = CheckpointStore(folder, self._world, self.attempt, self.about, self.say)
+        other._beside, other._room, other._remedy = self, room, remedy
+        return other
 
     # ---------------------------------------------------------------------------------------- writing
 
@@ -116,6 +127,8 @@ class CheckpointStore:
         self._drafts().connect()
 
     def _drafts(self) -> Drafting:
+        if self._beside is not None:
+            return self._beside._drafts()
         if self._drafting is None:
             from trainkit.checkpoint.plan import Drafting
 
@@ -137,7 +150,7 @@ class CheckpointStore:
                 self._clear(".damaged-*")
 
         try:
-            stands = together(draft.ranks, lambda: self._make_room(writing, final))[0]
+            stands = together(draft.ranks, lambda: self._make_room(writing, final, draft))[0]
             if not stands:
                 written = draft.write(writing)
                 agreed(draft.ranks, commit)
@@ -149,9 +162,9 @@ class CheckpointStore:
 
     def _unwritten(self, step: int, error: CheckpointError) -> CheckpointError:
         cause = f"cannot write the checkpoint of step {step} to {self.folder}: {error}"
-        return CheckpointError(f"{cause}\n    {intact(self.folder)}; {GO_ON}")
+        return CheckpointError(f"{cause}\n    {self._remedy or f'{intact(self.folder)}; {GO_ON}'}")
 
-    def _make_room(self, writing: Path, final: Path) -> bool:
+    def _make_room(self, writing: Path, final: Path, draft: Draft) -> bool:
         """Whether `final` stands already. If not, rank 0 clears what killed saves left, moves a damaged `final` out
         of the way, and makes the folder to write to."""
         if self._world.rank != 0:
@@ -163,6 +176,8 @@ class CheckpointStore:
         self._clear(".writing-*", ".deleted-*", ".fetching-*")
         if final.exists():
             m.set_aside(final)
+        if self._room is not None:
+            self._room(draft.bytes())
         writing.mkdir()
         return False
 
@@ -178,17 +193,18 @@ class CheckpointStore:
 
     # ---------------------------------------------------------------------------------------- reading
 
-    def latest(self) -> Path | None:
+    def latest(self, least: int = 0) -> Path | None:
         """The newest checkpoint that can be trusted. Damaged ones are named through `say` and passed over. The ranks
         divide the reading. Before this process has saved one, a copy in the store counts too, and is fetched.
+        Above 0, `least` is a step that the run can go on from without: only what is not older is looked at.
 
         Raises NoGoodCheckpoint if there are checkpoints and not one of them is good, CheckpointError if a copy cannot
         be fetched.
         """
         here = self._world.gather(m.steps(self.folder))[0]
-        copies = self._copies(here)
+        copies = self._copies(bool(here) or least > 0)
         damage: list[str] = []
-        for step in sorted({*here, *copies}, reverse=True):
+        for step in sorted((step for step in {*here, *copies} if step >= least), reverse=True):
             path = m.step_folder(self.folder, step)
             if step in here:
                 if not (problems := self._wrong(path)):
@@ -202,7 +218,7 @@ class CheckpointStore:
                 damage.append(f"copy of step {step} in the store is damaged: {'; '.join(problems)}")
             self._damaged.add(step)
             self._tell(f"{damage[-1]}; looking at the one before it")
-        if damage:
+        if damage and not least:
             raise NoGoodCheckpoint(
                 f"no checkpoint in {self.folder} can be trusted:\n    " + "\n    ".join(damage) + "\n"
                 "    restore one from a backup, or choose another run.dir to start anew"
@@ -218,7 +234,7 @@ class CheckpointStore:
         if self._world.rank == 0:
             self.say(text)
 
-    def _copies(self, here: Sequence[int]) -> Found:
+    def _copies(self, here: bool) -> Found:
         """The copies in the store that count. Raises CheckpointError if nobody can tell whether there are some, and
         there is nothing `here`: the run would start anew, over what is there."""
         if self._copier is None or not all(self._world.gather(self._saved is None)):

@@ -9,14 +9,16 @@ command needs must not slow the others down.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from trainkit import __version__
 from trainkit.cli.terminal import say, show_problems
 from trainkit.config.suggest import suggest
-from trainkit.errors import EXIT_CONFIG, EXIT_DONE, ConfigError, Problem, TrainkitError
+from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, ConfigError, Problem, TrainkitError
 
 COMMANDS = {
     "ls": "what there is to choose from: recipes, strategies, launchers, ...; your own are marked",
@@ -42,6 +44,12 @@ def main(words: Sequence[str] | None = None) -> int:
     except TrainkitError as error:
         say(f"error: {error}", error=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        say(f"error: {os.strerror(error.errno)}{where}; free space, then give the same command again", error=True)
+        return EXIT_FAILED
 
 
 def dispatch(words: list[str]) -> int:

@@ -42,6 +42,7 @@ BEFORE = ("train.steps=3", "train.epochs=null")
 AFTER = (
     *("tracker=none", "train.log_every=1", "train.eval_every=null", "train.patience=null", "data.ledger=true"),
     *("checkpoint.every=1", "checkpoint.keep=1000000", "checkpoint.metric=null", "checkpoint.dir=null"),
+    "checkpoint.memory_every=null",
 )
 """What they may not: the comparison needs every step."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from trainkit.checkpoint import memory
 from trainkit.checkpoint.cadence import parse
 from trainkit.config.saved import Newest, newest
 from trainkit.errors import ConfigError, Problem
@@ -28,7 +29,7 @@ def check(settings: Settings, cluster: Cluster) -> list[Problem]:
     return [
         *_length(settings),
         *_evaluation(settings),
-        *_cadence(settings),
+        *_cadence(settings, cluster),
         *_device(settings, cluster),
         *_ranks(settings, cluster),
         *settings.schedule.problems(settings.train.steps),
@@ -107,7 +108,7 @@ def _evaluation(settings: Settings) -> Iterator[Problem]:
         )
 
 
-def _cadence(settings: Settings) -> Iterator[Problem]:
+def _cadence(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
     every = settings.checkpoint.every
     try:
         if every is not None:
@@ -115,6 +116,9 @@ def _cadence(settings: Settings) -> Iterator[Problem]:
     except ValueError as error:
         hint = 'a number of steps, or for example "500 samples", "1e6 tokens", "10 minutes" or auto'
         yield Problem("checkpoint.every", every, str(error), hint)
+    if settings.checkpoint.memory_every is not None:
+        lacking = memory.problem(settings.checkpoint.memory_every, cluster.hosts)
+        yield from [] if lacking is None else [lacking]
 
 
 def _device(settings: Settings, cluster: Cluster) -> Iterator[Problem]:

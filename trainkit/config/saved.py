@@ -1,11 +1,12 @@
-"""What a run would go on from: in its folder, or in the store that checkpoint.dir names. Reads, never writes."""
+"""What a run would go on from: in its folder, in memory, or in the store that checkpoint.dir names. Reads, never
+writes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainkit.checkpoint import reach
+from trainkit.checkpoint import memory, reach
 from trainkit.checkpoint.manifest import MANIFEST, committed, step_folder
 from trainkit.runfolder import RunFolder, is_url
 from trainkit.secrets import without_login
@@ -14,8 +15,8 @@ from trainkit.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """The newest checkpoint of a run: the run folder or the store that has it, where in that it is, and its manifest as
-    text; "" where that cannot be read."""
+    """The newest checkpoint of a run: whether in the run folder, in memory or in the store, where in that, and its
+    manifest as text; "" where that cannot be read."""
 
     step: int
     root: str
@@ -24,13 +25,16 @@ class Newest:
 
 
 def newest(settings: Settings) -> Newest | None:
-    """What a run would go on from if it is not damaged, in the run folder or in the store that checkpoint.dir names.
+    """What a run would go on from if it is not damaged, in its folder, in memory, or in the store that checkpoint.dir
+    names.
 
     Raises ConfigError if that store cannot be used or reached.
     """
     run, url = RunFolder(Path(settings.run.dir)), settings.checkpoint.dir
-    folder = run.checkpoints(url)
-    steps = committed(folder)
+    folder, root = run.checkpoints(url), run.root
+    steps, place = committed(folder), memory.find(run)
+    if place is not None and max(committed(place), default=-1) > max(steps, default=-1):
+        folder, root, steps = place, place, committed(place)
     copy = reach.newest(url) if url is not None and is_url(url) else None
     if copy is not None and copy.step > max(steps, default=-1):
         return Newest(copy.step, without_login(url or ""), copy.where, copy.manifest)
@@ -38,6 +42,6 @@ def newest(settings: Settings) -> Newest | None:
         return None
     path = step_folder(folder, steps[-1])
     try:
-        return Newest(steps[-1], str(run.root), str(path), (path / MANIFEST).read_text())
+        return Newest(steps[-1], str(root), str(path), (path / MANIFEST).read_text())
     except OSError:
-        return Newest(steps[-1], str(run.root), str(path), "")
+        return Newest(steps[-1], str(root), str(path), "")

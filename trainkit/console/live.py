@@ -30,6 +30,7 @@ class Console:
         self._log = Tail(folder.logs(attempt) / "rank_0.log")
         self._total, self._start_step, self._start_time = 0, 0, self._since
         self._first_eval: float | None = None
+        self._kept = False  # a snapshot was told
         self._bar = _bar(rich) if rich.is_terminal else None
         self._task = self._bar.add_task("starting", total=None, shown="") if self._bar else None
         if self._bar:
@@ -98,7 +99,9 @@ class Console:
 
     def _event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
-        if kind == "start":
+        if kind.startswith("snapshot"):
+            self._snapshot(kind, event)
+        elif kind == "start":
             self._total, self._start_step, self._start_time = event["total_steps"], event["step"], event["time"]
             if self._bar and self._task is not None:
                 self._bar.update(self._task, total=self._total, completed=event["step"], description="evaluating")
@@ -140,6 +143,18 @@ class Console:
             self._restart(event)
         elif kind == "give_up":
             self._say(f"[bold red]giving up[/bold red]: {escape(event['why'])}")
+
+    def _snapshot(self, kind: str, event: dict[str, Any]) -> None:
+        """The first one only: they come often."""
+        if kind == "snapshot" and not self._kept:
+            self._kept = True
+            self._say(f"[bold]kept in memory[/bold]: {_written(event)}; later ones are not told here")
+        elif kind == "snapshot_failed":
+            self._say(f"[bold red]not kept in memory[/bold red]: {escape(event['message'])}")
+        elif kind == "snapshot_used":
+            self._say(f"[bold]going on from memory[/bold]: step {event['step']}, {escape(event['path'])}")
+        elif kind == "snapshot_moved":
+            self._say(f"[bold]saved[/bold] step {event['step']}, which was in memory only: {escape(event['path'])}")
 
     def _failure(self, event: dict[str, Any]) -> None:
         """What broke, where, and where to read more. In no frame, which would break lines that are to be copied."""

@@ -8,6 +8,7 @@ A rank that a signal or exit() ended leaves none; what the others raised after i
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainkit.errors import EXIT_CONFIG, EXIT_FAILED
+
+LEAST_FREE = 64 << 10  # bytes; with less, a rank may not have been able to write what befell it
 
 Cause = Literal["killed", "raised", "hung", "corrupt", "lost", "refused"]
 
@@ -53,7 +56,7 @@ def find(logs: Path, rank: int, exit_code: int, step: int, host: str | None = No
         told = min(errors, key=lambda error: float(error["time"]))
         cause: Cause = told.get("cause", "refused" if told["exit_code"] == EXIT_CONFIG else "raised")
     else:
-        told = event(f"rank {rank} {_ending(exit_code)}", rank) | ({"host": host} if host else {})
+        told = event(f"rank {rank} {_ending(exit_code, logs)}", rank) | ({"host": host} if host else {})
         cause = "killed" if exit_code < 0 else "raised"
     return Failure(cause, step, {**told, "log": log(logs, told["rank"]), "cause": cause, "step": step})
 
@@ -69,7 +72,9 @@ def event(message: str, rank: int | None) -> dict[str, Any]:
     return {"rank": rank, **here, "exit_code": EXIT_FAILED, "message": message, "traceback": ""}
 
 
-def _ending(exit_code: int) -> str:
+def _ending(exit_code: int, logs: Path) -> str:
+    if exit_code == EXIT_FAILED and shutil.disk_usage(logs).free < LEAST_FREE:
+        return f"failed, and could not write why: the disk of {logs} is full"
     if exit_code >= 0:
         return f"called exit({exit_code})"
     name = signal.Signals(-exit_code).name

@@ -65,6 +65,15 @@ def test_what_a_lost_attempt_trained_after_its_save_is_lost(tmp_path: Path) -> N
     assert parts.wall == pytest.approx(165)
 
 
+def test_a_snapshot_in_memory_counts_as_a_save(tmp_path: Path) -> None:
+    kept = save(80, 7, 1, 0.25) | {"event": "snapshot"}
+    events = [launch(0), start(10), save(50, 4), kept, {"event": "failure", "time": 90}]
+    events += [launch(95, 2), start(105, 7), {"event": "end", "time": 165, "status": "done"}]
+    parts = made(tmp_path, events, [row(40, 4), row(78, 7), row(165, 10)])
+    assert parts.lost == pytest.approx(90 - (80 - 1 + 0.25))
+    assert parts.stall == pytest.approx(0.5 + 0.25)
+
+
 def test_what_was_saved_because_the_attempt_broke_is_not_lost(tmp_path: Path) -> None:
     rescued = save(60, 7, 1, 1) | {"rescued_by": 1}
     events = [launch(0), start(10), save(50, 4), rescued, {"event": "failure", "time": 70}]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.unit.conftest import write
+from trainkit.cli import main as cli
 from trainkit.cli.main import COMMANDS, main
 
 Capture = pytest.CaptureFixture[str]
@@ -25,6 +28,17 @@ def test_no_words_say_how_to_begin(project: Path, capsys: Capture) -> None:
     text = said(capsys, code=2)
     assert text.startswith("usage: python -m trainkit recipe=NAME")
     assert "Mine, in one line." in text
+
+
+def test_a_full_disk_is_told_in_words(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(words: list[str]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/summary.json")
+
+    monkeypatch.setattr(cli, "dispatch", full)
+    text = said(capsys, "recipe=mine", code=1)
+    assert text == (
+        "error: No space left on device (runs/a/summary.json); free space, then give the same command again\n"
+    )
 
 
 def test_help_shows_examples_commands_choices_and_every_key(capsys: Capture) -> None:

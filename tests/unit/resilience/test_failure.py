@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +26,14 @@ def test_a_rank_that_left_no_word_is_the_cause(tmp_path: Path, code: int, cause:
     found = failure.find(tmp_path, 1, code, 38)
     assert (found.cause, found.message, found.step, found.exit_code) == (cause, message, 38, 1)
     assert found.told["log"] == str(tmp_path / "rank_1.log")
+
+
+def test_a_rank_that_could_not_write_why_names_the_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    assert failure.find(tmp_path, 1, 7, 38).message == "rank 1 called exit(7)"
+    found = failure.find(tmp_path, 1, 1, 38)
+    assert found.cause == "raised"
+    assert found.message == f"rank 1 failed, and could not write why: the disk of {tmp_path} is full"
 
 
 def test_where_none_is_to_blame_all_logs_are_named(tmp_path: Path) -> None:

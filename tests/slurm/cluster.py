@@ -197,6 +197,8 @@ class Cluster:
             self.on(name)
         self._cut.clear()
         self.cancel_all()
+        for name in [name for name, state in self.states().items() if state.startswith("drain")]:
+            self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
         self.until_usable(self.names)
 
     def on(self, name: str) -> None:
@@ -234,6 +236,9 @@ class Cluster:
         self._daemon("slurmctld", "slurmctld", "-D")
 
     def stop_controller(self) -> None:
+        """In good order: one that is killed forgets what has happened in its last seconds."""
+        self._daemons["slurmctld"].terminate()
+        self._daemons["slurmctld"].wait()
         self._end("slurmctld")
 
     # ---------------------------------------------------------------------------------------- the parts

@@ -160,7 +160,9 @@ def test_a_ghost_writes_nothing(cluster: Cluster, tmp_path: Path) -> None:
 def test_preemption(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
     run = Submitted(cluster, tmp_path, *WORDS, *TWO, "launcher.sbatch.partition=spot")
     run.reach(150)
-    urgent = cluster.run("sbatch", "--parsable", "-p", "urgent", "-N3", "--exclusive", "--wrap", "sleep 1").stdout
+    urgent = cluster.run(
+        "sbatch", "--parsable", "-p", "urgent", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+    ).stdout
     assert run.wait(180) == "0:0"
     cluster.ended(urgent.strip())
     same_run(run.run, undisturbed)

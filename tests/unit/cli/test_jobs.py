@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_that_slurm_does_not_answer_says_nothing_of_a_run(tmp_path: Path) -> Non
     run = folder(tmp_path, "launch", "end", "requeue", job="17", status="stopped")
     assert state(run) == ("unclear", "Slurm cannot be asked; heard of never")
     os.utime(write_beat(run), (OLD, OLD))
-    assert state(run)[1].endswith("heard of 66 min ago")
+    assert re.fullmatch(r"Slurm cannot be asked; heard of \d+ min ago", state(run)[1])
 
 
 def write_beat(run: RunFolder) -> Path:

@@ -100,7 +100,7 @@ def test_a_sweep_is_its_members(tmp_path: Path) -> None:
     for member in ("0", "1"):
         write(tmp_path / "sweep" / member / "events.jsonl", "")
     write(tmp_path / "sweep/job.json", "{}")
-    assert [path.name for path in runs(tmp_path)] == ["0", "1"]
+    assert sorted(path.name for path in runs(tmp_path)) == ["0", "1"]
 
 
 @pytest.mark.parametrize(

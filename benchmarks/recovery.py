@@ -4,7 +4,8 @@
 
 Two DDP ranks on this machine, a checkpoint every 50 steps. Both runs are started once and train at the same time; in
 each round one rank of each is killed, in turn, and the time is taken until a step is made again. `lost` is how many
-steps are trained a second time. torchrun is tuned: it looks every 0.1 s instead of every 0.1 to 5, and its rendezvous
+steps are trained a second time. A run that makes no step in a minute is ended and started anew, and the round counts as
+one that did not come back. torchrun is tuned: it looks every 0.1 s instead of every 0.1 to 5, and its rendezvous
 waits for nobody. A round before the first lets the agent of trainkit import what its ranks need and is not counted.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import statistics
 import subprocess
@@ -25,7 +27,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-EVERY, CALM_S = 50, 5.0
+EVERY, CALM_S, PATIENCE_S = 50, 5.0, 60.0
 MODEL = "nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))"
 SCRIPT = f"""
 import os, time
@@ -112,10 +114,17 @@ class Side(ABC):
     """One of the two, which trains in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.since = folder, 0.0
         folder.mkdir()
+        self.start()
+
+    def start(self) -> None:
         self.process = subprocess.Popen(
-            self.command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            self.command(),
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     @abstractmethod
@@ -128,22 +137,28 @@ class Side(ABC):
     def second_rank(self) -> psutil.Process: ...
 
     def trains(self, attempt: int = 0) -> Made:
-        """The first step after `attempt`, once it is made."""
-        while True:
+        """The first step after `attempt`, once it is made. Raises TimeoutError."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
             for made in self.steps():
                 if made.attempt != attempt and made.time > self.since:
                     return made
             time.sleep(0.01)
+        raise TimeoutError
 
     def kill(self) -> tuple[float, int]:
-        """Seconds until a step is made again, and how many steps are trained again."""
+        """Seconds until a step is made again (infinite if none is), and how many steps are trained again."""
         victim, last = self.second_rank(), self.steps()[-1]
         self.since = time.time()
         victim.kill()
-        again = self.trains(last.attempt)
+        try:
+            again = self.trains(last.attempt)
+        except TimeoutError:
+            self.end()
+            self.start()
+            self.trains(last.attempt)
+            return math.inf, 0
         return again.time - self.since, max(0, last.step + 1 - again.step)
-
-    since = 0.0
 
     def end(self) -> None:
         for child in psutil.Process(self.process.pid).children(recursive=True):
@@ -172,7 +187,7 @@ class Torchrun(Side):
 class Trainkit(Side):
     def command(self) -> list[str]:
         for name, text in {"recipes/bench.py": RECIPE, "conf/recipe/bench.yaml": YAML}.items():
-            (self.folder / name).parent.mkdir(parents=True)
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(text)
         words = ["strategy=ddp", "launcher.ranks=2", "tracker=none", "train.steps=1000000", "train.device=cpu"]
         words += [f"checkpoint.every={EVERY}", "recovery.killed=1000", "run.dir=run"]
@@ -216,9 +231,12 @@ def measure(sides: dict[str, Side], rounds: int) -> None:
             found[name].append(sides[name].kill())
     for name, (_, *counted) in found.items():
         seconds = [second for second, _ in counted]
-        lost = statistics.median(steps for _, steps in counted)
+        lost = statistics.median(steps for second, steps in counted if second < math.inf)
+        missing = f"; {seconds.count(math.inf)} did not come back" if math.inf in seconds else ""
         spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
-        print(f"{name:<10}{statistics.median(seconds):6.2f} s to the next step ({spread}), {lost:.0f} steps lost")
+        print(
+            f"{name:<10}{statistics.median(seconds):6.2f} s to the next step ({spread}), {lost:.0f} steps lost{missing}"
+        )
     ratio = [a / b for (a, _), (b, _) in zip(found["trainkit"][1:], found["torchrun"][1:], strict=True)]
     print(f"trainkit / torchrun: {statistics.median(ratio):.2f}")
 

@@ -33,8 +33,9 @@ from trainkit.strategy._world import Solo
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The whole state after `step`, as one of the `ranks` ranks of `attempt` held it: what a checkpoint would hold.
+    """The whole state after `step`, as one of `ranks` ranks held it: what a checkpoint would hold.
 
+    attempt  that made the step
     state    canonical names, plain tensors in host memory
     trainer  plain JSON
     about    of the run, for the manifest
@@ -62,18 +63,20 @@ class Pocket:
 def keep(
     engine: Engine,
     world: World,
-    store: CheckpointStore,
+    about: Mapping[str, Any],
     trainer: Mapping[str, Any],
-    step: int,
+    made: tuple[int, int],
     row: Mapping[str, Any] | None,
 ) -> Kept | None:
-    """The state after `step`; None if this rank does not hold all of it, or if there is nothing to keep."""
+    """The state after the step that was `made`, in which attempt; None if this rank does not hold all of it, or if
+    there is nothing to keep."""
+    step, attempt = made
     if world.dp_size != world.size or step == 0:
         return None
     state = engine.state_dict()
     if not all(type(tensor) in (Tensor, nn.Parameter) for _, tensor in _leaves(state)):
         return None  # of a DTensor or a fragment this rank has a part
-    return Kept(step, store.attempt, world.size, _on_host(state), trainer, store.about, row)
+    return Kept(step, attempt, world.size, _on_host(state), trainer, about, row)
 
 
 def hand_over(kept: Kept | None, engine: Engine, world: World, saved: int) -> tuple[Kept, int] | None:

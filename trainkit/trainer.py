@@ -353,7 +353,8 @@ class Trainer:
             row = self.log.newest() if logs and step > self.begun else None
             told = not logs or step == self.begun or (row is not None and row["step"] == step)
             if told:  # else it is still being evaluated
-                self.pocket.kept = keep(self.engine, self.world, self.store, self.small_state(), step, row)
+                made = step, self.store.attempt if step > self.begun else self.written_by or 0
+                self.pocket.kept = keep(self.engine, self.world, self.store.about, self.small_state(), made, row)
         except Exception as error:
             self.store.say(f"step {step} cannot be kept: {type(error).__name__}: {error}")
 

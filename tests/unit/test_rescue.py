@@ -65,6 +65,15 @@ def test_the_next_attempt_goes_on_from_what_is_kept(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_an_attempt_that_makes_no_step_keeps_what_the_one_before_had_made(tmp_path: Path) -> None:
+    first = trainer(tmp_path, steps=STEPS, ledger=True)
+    broken(first, 6, ConnectionError())
+    second = trainer(tmp_path, attempt=2, steps=STEPS, ledger=True)
+    second.pocket.kept = kept(first)
+    broken(second, 6, ConnectionError())
+    assert (kept(second).step, kept(second).attempt) == (5, 1)
+
+
 def test_a_checkpoint_that_is_newer_than_what_is_kept_counts(tmp_path: Path) -> None:
     first = trainer(tmp_path, steps=STEPS)
     broken(first, 3, ConnectionError())
@@ -215,7 +224,7 @@ def test_what_a_dead_rank_did_not_get_to_write_is_written_for_it(tmp_path: Path)
 
 def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
     t = trainer(tmp_path)
-    state = keep(t.engine, alone(), t.store, {}, 3, None)
+    state = keep(t.engine, alone(), {}, {}, (3, 1), None)
     assert state is not None
     assert save(state, t.store.folder, 1, print) is not None
     assert save(state, t.store.folder, 1, print) is None
@@ -224,14 +233,14 @@ def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
 
 def test_ranks_that_divide_the_model_keep_nothing(tmp_path: Path) -> None:
     t = trainer(tmp_path)
-    assert keep(t.engine, alone(size=2, dp_size=1), t.store, {}, 3, None) is None
+    assert keep(t.engine, alone(size=2, dp_size=1), {}, {}, (3, 1), None) is None
 
 
 def test_a_rank_that_has_a_part_of_a_tensor_keeps_nothing(tmp_path: Path) -> None:
     t = trainer(tmp_path)
     part: Any = Tensor._make_subclass(DTensor, torch.zeros(1))
     t.engine.state_dict = lambda: {"model": {"weight": part}}  # type: ignore[method-assign]
-    assert keep(t.engine, alone(), t.store, {}, 3, None) is None
+    assert keep(t.engine, alone(), {}, {}, (3, 1), None) is None
 
 
 def test_nothing_is_handed_over_where_nobody_has_kept_anything(tmp_path: Path) -> None:

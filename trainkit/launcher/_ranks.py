@@ -127,7 +127,8 @@ class Ranks:
             member = self._members.get(rank) or self._spare() or self._fork(log, place, spare=False)
             member.place, member.answer, self._members[rank] = place, None, member
             where = place | {"MASTER_ADDR": part.address, "MASTER_PORT": str(part.port)}
-            member.pipe.send(Order(attempt, rank, again, where, log))
+            with suppress(BrokenPipeError):  # it has died while it waited, which shows below
+                member.pipe.send(Order(attempt, rank, again, where, log))
         while len(self._spares) < self._wanted:
             number = len(self._spares)
             size = {"LOCAL_RANK": str(len(part.places) + number), "LOCAL_WORLD_SIZE": str(len(part.places))}

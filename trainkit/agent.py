@@ -53,7 +53,7 @@ from trainkit.runfolder import RunFolder, guard, read_lines
 from trainkit.settings import Recovery, Watchdog
 
 PR_SET_PDEATHSIG = 1
-LOOK_S, GLANCE_S = 0.2, 0.02
+LOOK_S, GLANCE_S, TIMES_USUAL = 0.2, 0.02, 3.0
 NOTICE_S = 3.0  # until a rank has seen that another is gone: a closed connection shows in milliseconds
 
 
@@ -127,6 +127,7 @@ class Agent:
         hours = config["run"]["max_hours"]
         self.hours, self.until = hours, math.inf if hours is None else time.monotonic() + 3600 * hours
         self.sizes, self.first, self.pulse = sizes, attempt, Pulse(sizes[-1])
+        self.held, self.asked = 0, False  # the newest step that a rank holds; to leave, so that others may be taken in
         self.nodes = nodes
         self.ranks = self.crew(spares)
 
@@ -169,25 +170,27 @@ class Agent:
     def watch(self, state: recovery.State, logs: Path) -> Outcome | failure.Failure:
         """How the attempt ends."""
         ranks, pulse = self.ranks, self.pulse
-        watch = Watch(self.limits, max(self.newest(), 0))
+        watch, self.asked = Watch(self.limits, max(self.newest(), self.held)), False
         while (outcome := ranks.wait(LOOK_S)) is None:
             if (silence := watch.look(pulse.all(), time.monotonic())) is not None:
                 found = hung(ranks, pulse, logs, silence)
-                self.let_settle()
+                self.let_settle(watch.usual)
                 return found
             self.look_for_orders()
             next(self.warming, None)
             if recovery.due(state, time.monotonic()):
+                self.asked = True
                 ranks.ask()
         if isinstance(outcome, Fault):
-            self.let_settle()
+            self.let_settle(watch.usual)
             first = ranks.fault() or outcome
             return failure.find(logs, first.rank, first.exit_code, pulse.read(first.rank).step, first.host)
         return outcome
 
-    def let_settle(self) -> None:
-        """Wait for those that outlive a fault: a collective fails, and they stand by or leave (rank.py)."""
-        noticed = time.monotonic() + NOTICE_S
+    def let_settle(self, step_s: float) -> None:
+        """Wait for those that outlive a fault: a collective fails, and they stand by or leave (rank.py). A rank comes
+        to one within a step, which takes `step_s` as a rule."""
+        noticed = time.monotonic() + max(NOTICE_S, TIMES_USUAL * step_s)
         while busy := [*map(self.pulse.read, {*self.ranks.alive()} - self.ranks.standing())]:
             rescuing = [beat.at for beat in busy if beat.section == "rescuing"]
             if time.monotonic() > (max(rescuing) + self.limits.slow if rescuing else noticed):
@@ -199,18 +202,20 @@ class Agent:
         state = recovery.without(state, self.nodes.gone() if self.nodes else ())
         state = recovery.decide(self.policy, state, self.regular(), stop.raised, time.monotonic())
         if state.phase == "restarting":
-            stay = self.ranks.staying(state.seats, outcome.told.get("rank"))
-            held = max([self.pulse.read(kept).step for kept in stay], default=0)
+            # What was asked to leave, to take a place in again, would leave again.
+            stay = [] if self.asked else self.ranks.staying(state.seats, outcome.told.get("rank"))
+            self.held = max([self.pulse.read(kept).step for kept in stay], default=0)
             self.dismiss(stay)
-            return self.restart(state, held)
+            return self.restart(state)
         self.dismiss(())
         if outcome.cause != "refused":
             self.folder.event("give_up", attempt=state.attempt, why=state.reason)
         return state
 
     def dismiss(self, stay: Collection[int]) -> None:
-        """End all ranks but those that `stay`; what they hold is saved first."""
-        holding = self.ranks.standing()
+        """End all ranks but those that `stay`; what they hold is saved first, where no other has it."""
+        held = max([self.pulse.read(rank).step for rank in stay], default=-1)
+        holding = {rank for rank in self.ranks.standing() if self.pulse.read(rank).step > held}
         self.ranks.keep(holding | {*stay})  # whoever saves also writes what the others were still to write
         leaving = holding - {*stay}
         self.ranks.release(leaving)
@@ -222,14 +227,14 @@ class Agent:
     def ended(self, state: recovery.State, how: Outcome) -> recovery.State:
         """They have saved and left. Unless the run was to stop, that was to take a place in again."""
         if how == "stopped" and not stop.raised and recovery.due(state, time.monotonic()):
+            self.held = 0
             return self.restart(recovery.rejoin(state, self.regular(), time.monotonic()))
         return recovery.ended(state, how)
 
-    def restart(self, state: recovery.State, held: int = 0) -> recovery.State:
-        """Announce the next attempt and wait for its time, or until the run is asked to stop. `held`: the newest step
-        that a rank holds."""
+    def restart(self, state: recovery.State) -> recovery.State:
+        """Announce the next attempt and wait for its time, or until the run is asked to stop."""
         guard()
-        following, step = state.attempt + 1, max(self.newest(), held)
+        following, step = state.attempt + 1, max(self.newest(), self.held)
         self.folder.logs(following).mkdir()
         told = {"ranks": state.ranks, "step": step, "pause": state.pause_s, "why": state.reason}
         self.folder.event("restart", attempt=following, **told)

@@ -82,6 +82,10 @@ class MetricLog:
 
     def close(self) -> None:
         self.flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file without the row that is held back."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

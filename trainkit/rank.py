@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,13 +61,12 @@ class Rank:
             if outcome is not None:
                 self.post.tell(outcome)
                 return outcome
-            kept = self.pocket.kept
-            if kept is None:
+            if self.pocket.kept is None:  # no name for it here: the next attempt is to free its memory
                 self.leave(order, None)
-            self.stand_by(order, kept)
+            self.stand_by(order, self.pocket.kept)
             following = self.post.take()
             if following is None:
-                self.leave(order, kept)
+                self.leave(order, self.pocket.kept)
             order = following
         return "done"  # a spare that was not needed
 
@@ -118,9 +118,8 @@ class Rank:
         ready = self.ready or main.get_ready(self.folder)
         folder = self.folder.checkpoints(ready.settings.checkpoint.dir)
         try:
-            saved = save(kept, folder, order.attempt, main.say)
-            if saved is not None:
-                fill_in(self.folder, kept, ready.settings, len(ready.data.train))
+            rows = partial(fill_in, self.folder, kept, ready.settings, len(ready.data.train))
+            saved = save(kept, folder, order.attempt, main.say, rows)
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             self.folder.event("save_failed", step=kept.step, message=told, in_a_row=1)
@@ -131,7 +130,8 @@ class Rank:
     def write_fault(self, order: Order) -> None:
         path = self.folder.logs(order.attempt) / f"rank_{order.rank}.failure.json"
         if not path.exists():
-            replace_text(path, json.dumps(self.told))
+            with suppress(OSError):  # the disk is full, say: what is held may still be saved elsewhere
+                replace_text(path, json.dumps(self.told))
 
 
 def described(error: Exception, rank: int) -> dict[str, Any]:

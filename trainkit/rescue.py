@@ -12,7 +12,7 @@ which samples it had, and what the step came to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,13 +99,14 @@ def hand_over(kept: Kept | None, engine: Engine, world: World, saved: int) -> tu
     return world.gather(small)[source], source
 
 
-def save(kept: Kept, folder: Path, attempt: int, say: Say) -> Saved | None:
-    """Write what was kept as a checkpoint, alone. None if that step, or a newer one, is there already. Raises
-    CheckpointError if it cannot be written."""
+def save(kept: Kept, folder: Path, attempt: int, say: Say, rows: Callable[[], None]) -> Saved | None:
+    """Write what was kept as a checkpoint, alone, and before that the `rows` that belong to it. None if that step, or a
+    newer one, is there already. Raises CheckpointError if it cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".rescue"):
         if kept.step <= max(committed(folder), default=0):
             return None
+        rows()
         device = next(tensor.device for _, tensor in _leaves(kept.state))
         return CheckpointStore(folder, Solo(device=device), attempt, kept.about, say).save(
             kept.step, kept.state, kept.trainer

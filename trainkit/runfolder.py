@@ -188,7 +188,9 @@ def truncate_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     rows = [row for row in read_lines(path) if row["step"] <= step]
-    replace_text(path, "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
+    text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+    if text != path.read_text():
+        replace_text(path, text)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -77,6 +77,7 @@ class Trainer:
         if self.progress.step == 0:
             self.before()
         self.meter = Meter(self.world.device)
+        self.pocket.kept = None  # only now: until here a fault finds it there
         outcome: Outcome | None = None
         while outcome is None:
             keep, samples = self.settings.checkpoint, self.progress.samples
@@ -85,6 +86,7 @@ class Trainer:
                     outcome = self.loop_watched()
             except Exception as error:
                 self.hold(error)
+                self.log.abandon()
                 raise
             if outcome is None:
                 self.go_back()
@@ -108,7 +110,9 @@ class Trainer:
         """Steps up to the end of the run, or until too many of them were bad: None."""
         train, progress = self.train, self.progress
         scale, learning_rate = self.settings.schedule.factor, self.settings.optimizer.lr
-        if self.exhausted():
+        if self.exhausted() or progress.step == self.total:
+            if self.given_by is not None:  # the attempt before had made the last step, and not saved it
+                self.preserve(True, last=True, good=True)
             return "done"
         stop, beat, first = self.lifeline.stop, self.lifeline.beat, progress.step + 1
         for step, share in self.batches():
@@ -157,7 +161,7 @@ class Trainer:
         self.reseed(self.progress.step)
         loss_sum = self.engine.forward_backward(share, weight)
         if logs or self.settings.anomaly.spike is not None:
-            loss_sum = over_all_ranks(loss_sum, self.world)
+            loss_sum = self.summed(loss_sum)
         why = self.spike(loss_sum, weight) if self.settings.anomaly.spike is not None else None
         if why is None:
             self.between = False
@@ -171,6 +175,14 @@ class Trainer:
         self.guard.bad(health, why)
         self.event("bad_step", step=number, why=why, samples=[self.progress.samples, step.samples])
         return None
+
+    def summed(self, loss_sum: Tensor) -> Tensor:
+        """The loss sum over all ranks. If it shows here that one is gone, the batch leaves nothing behind."""
+        try:
+            return over_all_ranks(loss_sum, self.world)
+        except Exception:
+            self.engine.discard()
+            raise
 
     def has_something_better(self) -> bool:
         """Whether the newest steps were bad and there is a checkpoint of good ones to go back to: then this state is
@@ -274,7 +286,6 @@ class Trainer:
     def resume(self) -> None:
         """Go on from what a rank has kept of the attempt before, else from the newest good checkpoint, if any."""
         given = hand_over(self.pocket.kept, self.engine, self.world, self.store.newest())
-        self.pocket.kept = None
         if given is not None:
             kept, self.given_by = given
             self.stand(kept.trainer, kept.attempt)
@@ -315,8 +326,7 @@ class Trainer:
         """Where the state stands that `attempt` has left; the tensors are there already."""
         self.progress, self.metrics, self.written_by = Progress.read(small["progress"]), small["metrics"], attempt
 
-    def forget_after(self, step: int) -> None:
-        """Of what was logged."""
+    def forget_after(self, step: int) -> None:  # of what was logged
         if self.world.rank == 0:
             for journal in (self.folder.metrics, *self.folder.root.glob("ledger/*/*.jsonl")):
                 truncate_after(journal, step)
@@ -337,8 +347,7 @@ class Trainer:
             self.saver.snapshot(*what)
         self.meter.restart()
 
-    def small_state(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the engine's tensors."""
+    def small_state(self) -> dict[str, Any]:  # what a checkpoint holds besides the engine's tensors
         return {"progress": asdict(self.progress), "metrics": self.metrics}
 
     def hold(self, fault: Exception) -> None:
@@ -351,8 +360,7 @@ class Trainer:
         logs = self.due(step, self.train.log_every) or (self.data.heldout and self.due(step, self.train.eval_every))
         try:
             row = self.log.newest() if logs and step > self.begun else None
-            told = not logs or step == self.begun or (row is not None and row["step"] == step)
-            if told:  # else it is still being evaluated
+            if not logs or step == self.begun or (row is not None and row["step"] == step):  # else it is evaluated now
                 made = step, self.store.attempt if step > self.begun else self.written_by or 0
                 self.pocket.kept = keep(self.engine, self.world, self.store.about, self.small_state(), made, row)
         except Exception as error:

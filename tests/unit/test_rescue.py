@@ -46,7 +46,7 @@ def kept(t: Trainer) -> Kept:
 
 
 def write_kept(t: Trainer) -> None:
-    save(kept(t), t.store.folder, t.store.attempt, print)
+    save(kept(t), t.store.folder, t.store.attempt, print, lambda: None)
 
 
 def test_the_next_attempt_goes_on_from_what_is_kept(tmp_path: Path) -> None:
@@ -72,6 +72,38 @@ def test_an_attempt_that_makes_no_step_keeps_what_the_one_before_had_made(tmp_pa
     second.pocket.kept = kept(first)
     broken(second, 6, ConnectionError())
     assert (kept(second).step, kept(second).attempt) == (5, 1)
+
+
+def test_a_last_step_that_was_made_and_not_saved_is_saved_by_the_next_attempt(tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert trainer(whole, steps=STEPS).fit() == "done"
+    first = trainer(run, steps=STEPS, checkpoint={"every": 3})
+    save_last = first.preserve
+
+    def fail(saving: bool, last: bool, good: bool) -> None:
+        if last:
+            raise ConnectionError
+        save_last(saving, last, good)
+
+    first.preserve = fail  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        first.fit()
+    second = trainer(run, attempt=2, steps=STEPS)
+    assert second.fit(Pocket(kept(first))) == "done"
+    assert committed(run / "checkpoints")[-1] == STEPS
+    ours, theirs = tensors(run, STEPS), tensors(whole, STEPS)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_is_kept_is_held_until_the_attempt_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = trainer(tmp_path, steps=STEPS)
+    broken(first, 6, ConnectionError())
+    second = trainer(tmp_path, attempt=2, steps=STEPS)
+    second.forget_after = lambda step: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    pocket = Pocket(kept(first))
+    with pytest.raises(ZeroDivisionError):
+        second.fit(pocket)
+    assert pocket.kept is not None
 
 
 def test_a_checkpoint_that_is_newer_than_what_is_kept_counts(tmp_path: Path) -> None:
@@ -117,6 +149,26 @@ def test_nothing_of_the_step_in_flight_is_kept(tmp_path: Path) -> None:
             write_kept(t)
     ours, theirs = tensors(run, 5), tensors(whole, 5)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_statistics_of_a_batch_whose_loss_finds_a_rank_gone_are_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t = trainer(tmp_path, Normed(), steps=STEPS)
+
+    def gone(loss_sum: Tensor, world: Any) -> Tensor:
+        if t.progress.step == 5:
+            raise ConnectionError
+        return loss_sum
+
+    monkeypatch.setattr("trainkit.trainer.over_all_ranks", gone)
+    with pytest.raises(ConnectionError):
+        t.fit()
+    monkeypatch.undo()
+    assert trainer(tmp_path / "whole", Normed(), steps=STEPS, checkpoint={"every": 5}).fit() == "done"
+    whole = tensors(tmp_path / "whole", 5)
+    for name, tensor in kept(t).state["model"].items():
+        assert torch.equal(tensor, whole[f"model.{name}"]), name
 
 
 def fails_in(t: Trainer, step: int) -> Callable[..., None]:
@@ -226,8 +278,8 @@ def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
     t = trainer(tmp_path)
     state = keep(t.engine, alone(), {}, {}, (3, 1), None)
     assert state is not None
-    assert save(state, t.store.folder, 1, print) is not None
-    assert save(state, t.store.folder, 1, print) is None
+    assert save(state, t.store.folder, 1, print, lambda: None) is not None
+    assert save(state, t.store.folder, 1, print, lambda: None) is None
     assert committed(t.store.folder) == [3]
 
 

@@ -19,6 +19,8 @@ class Deaths:
         self._pids, self._parent = pids, os.getpid()
         signal.signal(signal.SIGCHLD, self._look)
         self._look()  # one may have ended before
+        if self.first is None:  # or was even waited for, when another one was started: a signal has ended it then
+            self.first = next(((pid, -signal.SIGKILL) for pid in pids if not _ours(pid)), None)
 
     def _look(self, number: int = 0, frame: FrameType | None = None) -> None:
         if self.first is not None or os.getpid() != self._parent:  # forked children inherit the handler
@@ -31,3 +33,12 @@ class Deaths:
                     found.append((pid, ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status))
         if found:  # of several at once, the one that a signal ended is the cause
             self.first = min(found, key=lambda death: death[1] >= 0)
+
+
+def _ours(pid: int) -> bool:
+    """Whether a child of this process has that number, be it a zombie."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

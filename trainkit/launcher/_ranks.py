@@ -124,7 +124,7 @@ class Ranks:
         self._logs = [logs / f"rank_{rank}.log" for rank in part.ranks]
         for number, rank in enumerate(part.ranks):
             log, place = self._logs[number], _place(number, part)
-            member = self._members.get(rank) or self._spare() or self._fork(log, place, spare=False)
+            member = self._still(rank) or self._spare() or self._fork(log, place, spare=False)
             member.place, member.answer, self._members[rank] = place, None, member
             where = place | {"MASTER_ADDR": part.address, "MASTER_PORT": str(part.port)}
             with suppress(BrokenPipeError):  # it has died while it waited, which shows below
@@ -134,6 +134,14 @@ class Ranks:
             size = {"LOCAL_RANK": str(len(part.places) + number), "LOCAL_WORLD_SIZE": str(len(part.places))}
             self._spares.append(self._fork(logs / f"spare_{number}.log", size, spare=True))
         self._deaths = Deaths([self._members[rank].pid for rank in part.ranks])
+
+    def _still(self, rank: int) -> Member | None:
+        """The one that has stayed for `rank`, if it lives."""
+        member = self._members.get(rank)
+        if member is not None and member.state() in GONE:
+            _end(member)
+            return None
+        return member
 
     def _spare(self) -> Member | None:
         """One that lives."""
@@ -169,13 +177,16 @@ class Ranks:
             if (outcome := self._outcome()) is not None:
                 return outcome
             time.sleep(GLANCE_S)
+        if fault is not None:
+            self.sweep()
         return fault
 
     def fault(self) -> Fault | None:
         """The first rank that is dead; where none is, the first that stands by."""
-        if self._deaths.first is not None:
-            pid, exit_code = self._deaths.first
-            return Fault(next(rank for rank, member in self._members.items() if member.pid == pid), exit_code)
+        pid, exit_code = self._deaths.first or (None, 0)
+        for rank, member in self._members.items():  # it is none of them any more once its end has been dealt with
+            if member.pid == pid:
+                return Fault(rank, exit_code)
         standing = self.standing()
         return Fault(min(standing), EXIT_FAILED) if standing else None
 
@@ -221,8 +232,13 @@ class Ranks:
         return [log.stat().st_size if log.exists() else 0 for log in self._logs]
 
     def kill(self, rank: int) -> None:
-        """End one at once."""
-        os.kill(self._members[rank].pid, signal.SIGKILL)
+        """End one at once, with what it has started."""
+        member, until = self._members[rank], time.monotonic() + KILL_S
+        with suppress(ProcessLookupError):
+            os.kill(member.pid, signal.SIGKILL)
+        while member.state() not in GONE and time.monotonic() < until:
+            time.sleep(GLANCE_S)
+        self.sweep()
 
     def ask(self) -> None:
         """Ask them to save and leave."""
@@ -230,7 +246,8 @@ class Ranks:
 
     def _send(self, number: signal.Signals) -> None:
         for member in self._members.values():  # no pid is another process's before we have waited for ours
-            os.kill(member.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(member.pid, number)
 
     def staying(self, seats: Sequence[int], blamed: int | None) -> list[int]:
         """The ranks that can be the same ranks of an attempt in `seats`: they stand by, and nothing changes for their
@@ -254,7 +271,12 @@ class Ranks:
             if rank not in kept:
                 _end(member)
         self._members = kept
-        stay = {member.pid for member in [*kept.values(), *self._spares]}
+        self.sweep()
+
+    def sweep(self) -> None:
+        """End what ranks that are gone have left, such as loaders of data: those hold the connections of a rank that
+        was killed open, and the others would not notice."""
+        stay = {member.pid for member in [*self._members.values(), *self._spares]}
         orphans = [child for child in psutil.Process().children() if child.pid not in stay]
         left = [*orphans, *(grandchild for child in orphans for grandchild in _children(child))]
         for process in left:

@@ -39,6 +39,11 @@ class Watch:
         silence = now - newest.at
         return silence if silence > self.limit(beats) else None
 
+    @property
+    def usual(self) -> float:
+        """The median seconds of a step; 0 before there are some."""
+        return statistics.median(self._seconds) if self._seconds else 0.0
+
     def limit(self, beats: Sequence[Beat]) -> float:
         """How many seconds of silence are still good."""
         made = max(beat.step for beat in beats) - self._start - 1

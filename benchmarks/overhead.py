@@ -174,7 +174,7 @@ def trainkit(steps: int) -> float:
     run = RunFolder(Path(folder.name))
     run.config.touch()  # the tracker keeps it
     forwarder().send(folder.name)
-    trainkit_main.fit(settings, run, 1)
+    trainkit_main.fit(trainkit_main.with_data(settings), run, 1)
     forwarder().send(None)
     flushing.append(folder)
     return float(list(read_lines(run.metrics))[-1]["loss"])

@@ -87,7 +87,7 @@ def trainkit(case: Case, mark: Callable[[], None], folder: str) -> float:
     made = settings(
         folder, task, case.steps, strategy=strategy_of(case.name), micro_batch=BATCH // RANKS // case.passes
     )
-    trainkit_main.fit(made, run, 1)
+    trainkit_main.fit(trainkit_main.with_data(made), run, 1)
     return float(list(read_lines(run.metrics))[-1]["eval_loss"])
 
 

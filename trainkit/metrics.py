@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainkit.protocols import World
-from trainkit.runfolder import append, guard
+from trainkit.runfolder import append, guard, guarded
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -31,6 +31,7 @@ class MetricLog:
 
     def __init__(self, path: Path, world: World) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if world.rank == 0 else None
+        self._guarded = guarded()
         self._held: tuple[dict[str, Any], Tensor, torch.cuda.Event] | None = None
         self._newest: tuple[dict[str, Any], Tensor | None, Tensor | None] | None = None
 
@@ -59,7 +60,8 @@ class MetricLog:
         self.flush()  # the one before is not to come after it
         self._newest = (dict(row), None, None)
         if self._fd is not None:
-            guard()
+            if self._guarded:
+                guard()
             append(self._fd, _encode(row))
 
     def newest(self) -> dict[str, Any] | None:

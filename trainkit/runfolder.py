@@ -121,6 +121,11 @@ class RunFolder:
 OWNER, OWNER_FILE = "TRAINKIT_OWNER", "TRAINKIT_OWNER_FILE"
 
 
+def guarded() -> bool:
+    """Whether this process belongs to such a job."""
+    return OWNER in os.environ
+
+
 def guard() -> None:
     """Raise Fenced if the job that this process belongs to has lost its run folder to a later one.
 

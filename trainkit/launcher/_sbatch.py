@@ -72,9 +72,9 @@ class Script:
     def _command(self) -> Iterator[str]:
         lines = [f"exec {shlex.quote(self.python)} -m trainkit slurm job", *map(shlex.quote, self.words)]
         where = shlex.quote(f"run.dir={self.run_dir}")
-        array = self.members or any(dashed(option) == "array" for option in self.launcher.sbatch)
+        tasks = self.members or array(self.launcher.sbatch) is not None
         lines += ['"${member[@]}"'] if self.members else []
-        lines += [where + ('/"$SLURM_ARRAY_TASK_ID"' if array else "")]
+        lines += [where + ('/"$SLURM_ARRAY_TASK_ID"' if tasks else "")]
         yield " \\\n    ".join(lines)
 
 
@@ -97,6 +97,12 @@ def quoted(value: Option) -> Option:
 def dashed(option: str) -> str:
     """gpus_per_task and gpus-per-task are the same."""
     return option.replace("_", "-")
+
+
+def array(options: Mapping[str, Option]) -> Option:
+    """The array that sbatch's options ask for; None for none."""
+    given = (value for option, value in options.items() if dashed(option) == "array" and value is not False)
+    return next(given, None)
 
 
 def gpus(options: Mapping[str, Option]) -> int:

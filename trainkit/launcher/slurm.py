@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -123,13 +123,25 @@ class Slurm:
         if cluster.gpus and each > cluster.gpus // cluster.hosts:
             said = f"a node has {cluster.gpus // cluster.hosts} GPU(s), and every rank needs its own"
             found.append(Problem("launcher.ranks", each, said, "set fewer, more launcher.gpus, or train.device=cpu"))
+        return [*found, *self._of_options(), *self._of_arrays()]
+
+    def _of_options(self) -> Iterator[Problem]:
         for option, value in self.sbatch.items():
             if (ours := OURS.get(_sbatch.dashed(option))) is not None:
-                found.append(Problem(f"launcher.sbatch.{option}", value, f"is set by {ours}", f"set {ours}"))
-        if self.sweep and "array" in self.sbatch:
-            said = "launcher.sweep makes the array"
-            found.append(Problem("launcher.sbatch.array", self.sbatch["array"], said, "set launcher.sbatch.throttle"))
-        return found
+                yield Problem(f"launcher.sbatch.{option}", value, f"is set by {ours}", f"set {ours}")
+
+    def _of_arrays(self) -> Iterator[Problem]:
+        array = _sbatch.array(self.sbatch)
+        if self.sweep and array is not None:
+            yield Problem(
+                "launcher.sbatch.array", array, "launcher.sweep makes the array", "set launcher.sbatch.throttle"
+            )
+        task = in_job() and "SLURM_ARRAY_JOB_ID" in os.environ
+        if self.restart == "chain" and (self.sweep or array is not None or task):
+            said = "every task of an array would submit the whole array again"
+            yield Problem(
+                "launcher.restart", "chain", said, "set launcher.restart=requeue, which starts one task again"
+            )
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> Watched:
         """Start the ranks on the nodes of this job."""

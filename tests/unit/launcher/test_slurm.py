@@ -38,7 +38,13 @@ DDP = Ddp(bucket_cap_mb=25, timeout_s=60)
 
 @pytest.fixture(autouse=True)
 def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK", "SLURM_RESTART_COUNT"):
+    for name in (
+        "SLURM_JOB_ID",
+        "SLURM_JOB_NUM_NODES",
+        "SLURM_CPUS_PER_TASK",
+        "SLURM_RESTART_COUNT",
+        "SLURM_ARRAY_JOB_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -97,6 +103,18 @@ def test_what_is_refused() -> None:
         "launcher.sbatch.array",
     ]
     assert all(p.hint for p in problems)
+
+
+@pytest.mark.parametrize("array", [{"sweep": ["train.seed=1"]}, {"sbatch": {"array": "0-9"}}])
+def test_an_array_is_not_chained(array: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task would submit the whole array again: the jobs would multiply."""
+    one = Cluster(hosts=2, ranks=8, gpus=0, cores=2)
+    (problem,) = replace(PLAIN, restart="chain", **array).problems(one)
+    assert (problem.key, problem.value) == ("launcher.restart", "chain")
+    assert "launcher.restart=requeue" in problem.hint
+    assert replace(PLAIN, **array).problems(one) == replace(PLAIN, restart="chain").problems(one) == []
+    job(monkeypatch, SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="3")  # sbatch --array slurm/train.sbatch
+    assert [p.key for p in replace(PLAIN, restart="chain").problems(one)] == ["launcher.restart"]
 
 
 def test_the_tasks_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:

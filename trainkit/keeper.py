@@ -23,13 +23,13 @@ from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
 from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
 from trainkit.launcher._warm import warm_up
-from trainkit.launcher._wire import Message, Wire
+from trainkit.launcher._wire import CONNECT_S, Message, Wire
 from trainkit.main import stop
 from trainkit.protocols import Outcome
 from trainkit.resilience.pulse import Pulse
 from trainkit.runfolder import RunFolder
 
-STATE_S, CONNECT_S, KNOCKS = 0.1, 5.0, 3
+STATE_S, KNOCKS = 0.1, 3
 
 
 def main(words: Sequence[str]) -> int:

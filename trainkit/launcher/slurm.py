@@ -92,19 +92,24 @@ class Slurm:
         least, _, most = str(self.nodes).rpartition(":")
         return int(least or most), int(most)
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether the run is this job's. One that is to be submitted is not, wherever that is typed."""
+        return in_job() and not self.submit
+
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
-        """Inside a job its own nodes, else those that it would ask for."""
+        """The nodes of the job that it runs in, else those that it would ask for."""
         least, most = self.span
-        nodes = int(os.environ["SLURM_JOB_NUM_NODES"]) if in_job() else most
+        nodes = int(os.environ["SLURM_JOB_NUM_NODES"]) if self.runs_here else most
         gpus = 0 if device == "cpu" else self._gpus()
-        one = Cluster(hosts=1, ranks=0, gpus=gpus, cores=_machine.cores() if in_job() else self.cpus or 1)
+        one = Cluster(hosts=1, ranks=0, gpus=gpus, cores=_machine.cores() if self.runs_here else self.cpus or 1)
         each = strategy.ranks(one) if self.ranks == "auto" else int(self.ranks)
         whole = replace(one, hosts=nodes, ranks=nodes * each, gpus=nodes * gpus, cores=nodes * one.cores)
         return replace(whole, fewer=tuple(n * each for n in range(min(least, nodes), nodes)))
 
     def _gpus(self) -> int:
         """GPUs of one node."""
-        if in_job():
+        if self.runs_here:
             return _machine.gpus()
         return self.gpus if self.gpus is not None else _sbatch.gpus(self.sbatch)
 
@@ -114,7 +119,7 @@ class Slurm:
         if least > most:
             said = f"{least} nodes at least are more than {most} at most"
             found.append(Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={most}:{least}"))
-        elif in_job() and not least <= cluster.hosts <= most:
+        elif self.runs_here and not least <= cluster.hosts <= most:
             said = f"this job has {cluster.hosts} node(s)"
             found.append(
                 Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={cluster.hosts}, or sbatch -N")
@@ -136,7 +141,7 @@ class Slurm:
             yield Problem(
                 "launcher.sbatch.array", array, "launcher.sweep makes the array", "set launcher.sbatch.throttle"
             )
-        task = in_job() and "SLURM_ARRAY_JOB_ID" in os.environ
+        task = self.runs_here and "SLURM_ARRAY_JOB_ID" in os.environ
         if self.restart == "chain" and (self.sweep or array is not None or task):
             said = "every task of an array would submit the whole array again"
             yield Problem(
@@ -178,7 +183,7 @@ class Slurm:
 
     def hand_over(self, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> Sequence[str] | None:
         """Submit the run, where that is wanted; what to tell. None inside a job: the run is to be run here."""
-        if in_job():
+        if self.runs_here:
             return None
         if not self.submit:
             said, hint = (

@@ -53,6 +53,14 @@ def job(monkeypatch: pytest.MonkeyPatch, **around: str) -> None:
         monkeypatch.setenv(name, value)
 
 
+def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
+    """Only these are installed, and what is in /bin."""
+    for name, text in scripts.items():
+        write(folder / name, f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin" if "sacct" in scripts else f"{folder}:/bin")
+
+
 @pytest.mark.parametrize(
     ("asked", "count"),
     [
@@ -85,6 +93,20 @@ def test_a_span_is_taken_down_to_its_least(monkeypatch: pytest.MonkeyPatch) -> N
     assert span.problems(span.cluster(DDP, "cpu")) == []
     job(monkeypatch, SLURM_JOB_NUM_NODES="5")
     assert [p.key for p in span.problems(span.cluster(DDP, "cpu"))] == ["launcher.nodes"]
+
+
+def test_what_is_to_be_submitted_has_nothing_to_do_with_the_job_in_which_that_is_typed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A notebook, or a shell in an allocation."""
+    asked = replace(PLAIN, nodes=4, gpus=8, submit=True, restart="chain")
+    job(monkeypatch, SLURM_JOB_NUM_NODES="1", SLURM_ARRAY_JOB_ID="17")
+    cluster = asked.cluster(DDP, "auto")
+    assert (cluster.hosts, cluster.gpus) == (4, 32)
+    assert asked.problems(cluster) == []
+    here = replace(asked, submit=False)
+    assert here.cluster(DDP, "cpu").hosts == 1
+    assert here.hand_over({}, [], cluster) is None
 
 
 def test_what_is_refused() -> None:
@@ -140,13 +162,6 @@ case "$4" in
 esac
 """
 DOWN = 'echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
-
-
-def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
-    for name, text in scripts.items():
-        write(folder / name, f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin" if "sacct" in scripts else f"{folder}:/bin")
 
 
 def test_what_each_command_knows_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def completed(words: Sequence[str], job: Job) -> list[str]:
     added = [] if any(word.startswith("run.dir=") for word in words) else [f"run.dir=runs/slurm_{job.number}"]
     if not any(word.startswith("launcher.nodes=") for word in words):
         added.append(f"launcher.nodes={os.environ['SLURM_JOB_NUM_NODES']}")
-    return under_slurm(words, *added)
+    return under_slurm(words, *added, "launcher.submit=false")
 
 
 class Life:

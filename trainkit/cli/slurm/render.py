@@ -20,7 +20,7 @@ def main(words: Sequence[str]) -> int:
 
 def rendered(words: Sequence[str], python: str = sys.executable) -> Script:
     """The script of a run that is checked."""
-    words = under_slurm(words)
+    words = under_slurm(words, "launcher.submit=true")  # a job that this may be typed in does not matter
     config, settings, cluster = prepare(words)
     if not isinstance(settings.launcher, Slurm):
         raise ConfigError([Problem("launcher", "slurm", "is another component here", "rename your own")])

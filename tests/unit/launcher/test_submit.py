@@ -1,0 +1,42 @@
+"""Handing a run to Slurm, with an sbatch that only notes what it is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.conftest import write
+from trainkit.cli.main import main
+
+RUN = ("recipe=image_classification", "strategy=local", "tracker=none", "train.device=cpu")
+SBATCH = 'echo "$@" >> sbatch.said; for last; do :; done; cat "$last" >> sbatch.script; echo 17'
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_ARRAY_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    sbatch(tmp_path, monkeypatch, SBATCH)
+    return tmp_path
+
+
+def sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    write(folder / "bin/sbatch", f"#!/bin/sh\n{text}\n")
+    (folder / "bin/sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:/usr/bin:/bin")
+
+
+def test_a_run_is_submitted_from_inside_a_job(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[Any]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert main(["slurm", "submit", *RUN, "launcher.nodes=2", "strategy=ddp", "run.dir=run"]) == 0
+    assert "job 17 is submitted" in capsys.readouterr().out
+    assert main(["slurm", "render", *RUN, "launcher.nodes=2", "strategy=ddp", "run.dir=run"]) == 0
+    for script in ((here / "run/job.sbatch").read_text(), capsys.readouterr().out):
+        assert "#SBATCH --nodes=2\n" in script
+        assert "launcher.submit" not in script

@@ -15,7 +15,8 @@ THROTTLE = "throttle"
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """One batch script. `ranks`: per node; `words`: those of the run, without run.dir; `members` of a sweep to run."""
+    """One batch script. `ranks`: per node; `words`: those of the run, without run.dir; `members` of a sweep to run;
+    `by_hand`: a person submits it, so that nobody makes the run folder before Slurm writes into it."""
 
     launcher: Slurm
     name: str
@@ -24,6 +25,7 @@ class Script:
     run_dir: str
     python: str
     members: Sequence[int] = ()
+    by_hand: bool = False
 
     def __str__(self) -> str:
         head = ["#!/bin/bash", *(f"#SBATCH {flag}" for flag in self.options())]
@@ -59,7 +61,8 @@ class Script:
             yield f"--array={chosen}" + (f"%{throttle}" if throttle else "")
         if "output" not in given:
             number = "%A_%a" if self.members or "array" in given else "%j"
-            yield f"--output={shlex.quote(self.run_dir.replace('%', '%%') + f'/logs/slurm-{number}.out')}"
+            folder = "" if self.by_hand else self.run_dir.replace("%", "%%") + "/logs/"
+            yield f"--output={shlex.quote(f'{folder}slurm-{number}.out')}"
         yield from flags({option: quoted(value) for option, value in given.items()})
 
     def _members(self) -> Iterator[str]:

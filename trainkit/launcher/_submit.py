@@ -27,7 +27,12 @@ NOT_PASSED_ON = ("launcher=", *(f"launcher.{key}" for key in ("submit=", "sbatch
 
 
 def script(
-    launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster, python: str = sys.executable
+    launcher: Slurm,
+    config: Mapping[str, Any],
+    words: Sequence[str],
+    cluster: Cluster,
+    python: str = sys.executable,
+    by_hand: bool = False,
 ) -> Script:
     """The script of the run that `words` ask for."""
     run_dir = str(config["run"]["dir"])
@@ -39,6 +44,7 @@ def script(
         run_dir=run_dir,
         python=python,
         members=[*to_do(launcher, Path(run_dir))],
+        by_hand=by_hand,
     )
 
 

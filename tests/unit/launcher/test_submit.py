@@ -40,3 +40,16 @@ def test_a_run_is_submitted_from_inside_a_job(
     for script in ((here / "run/job.sbatch").read_text(), capsys.readouterr().out):
         assert "#SBATCH --nodes=2\n" in script
         assert "launcher.submit" not in script
+
+
+def test_a_script_that_is_submitted_by_hand_writes_where_that_is_typed(
+    here: Path, capsys: pytest.CaptureFixture[Any]
+) -> None:
+    """Slurm ends a job at once whose output is to go into a folder that is not there."""
+    assert main(["slurm", "render", *RUN, "run.dir=run"]) == 0
+    assert "#SBATCH --output=slurm-%j.out\n" in capsys.readouterr().out
+    assert main(["slurm", "render", *RUN, "run.dir=run", "launcher.sweep=['train.seed=1']"]) == 0
+    assert "#SBATCH --output=slurm-%A_%a.out\n" in capsys.readouterr().out
+    assert not (here / "run").exists()
+    assert main(["slurm", "submit", *RUN, "run.dir=run"]) == 0
+    assert f"#SBATCH --output={here}/run/logs/slurm-%j.out\n" in (here / "run/job.sbatch").read_text()

@@ -24,4 +24,4 @@ def rendered(words: Sequence[str], python: str = sys.executable) -> Script:
     config, settings, cluster = prepare(words)
     if not isinstance(settings.launcher, Slurm):
         raise ConfigError([Problem("launcher", "slurm", "is another component here", "rename your own")])
-    return script(settings.launcher, config, words, cluster, python)
+    return script(settings.launcher, config, words, cluster, python, by_hand=True)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from trainkit.launcher.slurm import Option, Slurm
 
 THROTTLE = "throttle"
+SCRIPT = "TRAINKIT_SCRIPT"
+"""The variable by which a job knows that `submit` has made its script, and where that is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,8 @@ class Script:
     def __str__(self) -> str:
         head = ["#!/bin/bash", *(f"#SBATCH {flag}" for flag in self.options())]
         warned = ["# Slurm's warning: save, and start again. Ignored until the command below is there to take it."]
-        body = [*warned, "trap '' USR2", *self.launcher.setup]
+        known = [] if self.by_hand else [f"export {SCRIPT}={shlex.quote(f'{self.run_dir}/job.sbatch')}"]
+        body = [*warned, "trap '' USR2", *known, *self.launcher.setup]
         return "\n".join([*head, "", *body, *self._members(), *self._command(), ""])
 
     def options(self) -> Iterator[str]:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.unit.conftest import write
 from trainkit.cli.main import main
+from trainkit.launcher._takeover import chainable
+from trainkit.runfolder import RunFolder
 
 RUN = ("recipe=image_classification", "strategy=local", "tracker=none", "train.device=cpu")
 SBATCH = 'echo "$@" >> sbatch.said; for last; do :; done; cat "$last" >> sbatch.script; echo 17'
@@ -53,3 +55,25 @@ def test_a_script_that_is_submitted_by_hand_writes_where_that_is_typed(
     assert not (here / "run").exists()
     assert main(["slurm", "submit", *RUN, "run.dir=run"]) == 0
     assert f"#SBATCH --output={here}/run/logs/slurm-%j.out\n" in (here / "run/job.sbatch").read_text()
+
+
+def test_what_is_submitted_by_hand_is_not_chained(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[Any]
+) -> None:
+    """The next job would not have the options that were typed after sbatch."""
+    chain = ("launcher=slurm", "launcher.restart=chain")
+    assert main(["slurm", "render", *RUN, *chain]) == 2
+    assert "launcher.restart=chain" in (refused := capsys.readouterr().err)
+    assert main(["slurm", "submit", *RUN, *chain, "run.dir=run"]) == 0
+    assert f"export TRAINKIT_SCRIPT={here}/run/job.sbatch\n" in (here / "run/job.sbatch").read_text()
+    (here / "sbatch.said").unlink()
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    monkeypatch.setenv("TRAINKIT_SCRIPT", str(here / "other/job.sbatch"))  # of the job around it
+    capsys.readouterr()
+    assert main(["slurm", "job", *RUN, *chain, f"run.dir={here}/run"]) == 2
+    assert capsys.readouterr().err == refused
+    assert not (here / "sbatch.said").exists()
+    assert not (here / "run/logs/owner").exists()
+    monkeypatch.setenv("TRAINKIT_SCRIPT", str(here / "run/job.sbatch"))
+    chainable(RunFolder(here / "run"))

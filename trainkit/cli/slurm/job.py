@@ -21,7 +21,7 @@ from trainkit.cli.slurm import under_slurm
 from trainkit.cli.terminal import say
 from trainkit.errors import EXIT_FAILED, ConfigError, Fenced, Problem
 from trainkit.launcher import _control, _submit
-from trainkit.launcher._takeover import Job, take_over
+from trainkit.launcher._takeover import Job, chainable, take_over
 from trainkit.launcher.local import warm_agent
 from trainkit.launcher.slurm import Slurm
 from trainkit.resilience import requeue
@@ -76,6 +76,8 @@ class Life:
 
     def begin(self, words: Sequence[str]) -> bool:
         """Take the folder over. False if the run is not to go on."""
+        if self.launcher.restart == "chain":
+            chainable(self.folder)
         before = take_over(self.folder, self.job)
         until_free(self.folder)
         goes_on = before is not None and before.rpartition(".")[0] in (self.job.number, self.job.before)
@@ -92,7 +94,7 @@ class Life:
             if self.called_off():
                 return False
             least, most = self.launcher.span
-            self.successor = self.job.chain(self.folder, f"{least}-{most}", words)
+            self.successor = self.job.chain(self.folder, f"{least}-{most}")
             _submit.write(self.folder, successor=self.successor)
         return True
 

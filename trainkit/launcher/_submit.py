@@ -7,6 +7,7 @@ RUN/job.json       the job that has the run, the one that waits for its end, and
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], clu
     (folder.root / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its output
     replace_text(folder.script, str(made))
     job = sbatch(str(folder.script))
-    write(folder, job=job, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
+    write(folder, job=job, successor=None, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
     members = f", members {', '.join(map(str, made.members))}" if made.members else ""
     return [
         f"job {job} is submitted{members}",
@@ -76,20 +77,18 @@ def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], clu
     ]
 
 
+class NoAnswer(ConfigError):
+    """Slurm does not answer, which may pass."""
+
+
 def sbatch(*words: str, **more: str) -> str:
-    """The number of the job that was made. Raises ConfigError."""
+    """The number of the job that was made. Raises ConfigError; NoAnswer where it may be tried again."""
     said = _control.command("sbatch", "--parsable", *words, **more)
     if said is None:
-        raise ConfigError(
-            [
-                Problem(
-                    "launcher.submit",
-                    True,
-                    "sbatch is not installed here, or Slurm does not answer",
-                    "try it where jobs can be submitted; `trainkit slurm render` prints the script",
-                )
-            ]
-        )
+        there = shutil.which("sbatch") is not None
+        told = "Slurm does not answer" if there else "sbatch is not installed here"
+        hint = "try it where jobs can be submitted; `trainkit slurm render` prints the script"
+        raise (NoAnswer if there else ConfigError)([Problem("launcher.submit", True, told, hint)])
     if not said.ok:
         told = " ".join(said.error.split())
         hint = "change launcher.sbatch.*; `trainkit slurm check` asks sbatch and submits nothing"

@@ -30,7 +30,7 @@ from trainkit.runfolder import RunFolder, read_lines
 from trainkit.settings import Settings
 
 GHOST_S = 120.0
-PATIENCE_S = 60.0  # with a controller that does not answer
+PATIENCE_S, LOOK_S = 60.0, 2.0  # with a controller that does not answer
 
 
 def main(words: Sequence[str]) -> int:
@@ -83,7 +83,7 @@ class Life:
         goes_on = before is not None and before.rpartition(".")[0] in (self.job.number, self.job.before)
         if not goes_on:  # a person has submitted it: what became of earlier jobs does not count
             _submit.write(self.folder, counted_from=len([*read_lines(self.folder.events)]))
-        _submit.write(self.folder, job=self.job.number, words=[*words], directory=str(Path.cwd()))
+        _submit.write(self.folder, job=self.job.number, successor=None, words=[*words], directory=str(Path.cwd()))
         self.link_output()
         if goes_on and self.unexplained():
             # It had no time to say anything: its node is gone, or Slurm has taken the nodes without a warning.
@@ -93,10 +93,23 @@ class Life:
         if self.launcher.restart == "chain":
             if self.called_off():
                 return False
-            least, most = self.launcher.span
-            self.successor = self.job.chain(self.folder, f"{least}-{most}")
-            _submit.write(self.folder, successor=self.successor)
+            self.chain()
         return True
+
+    def chain(self) -> None:
+        """Have another job wait for the end of this one. Slurm may be down, which is no reason not to train: then
+        there is none, and it is tried again at the end."""
+        least, most = self.launcher.span
+        until = time.monotonic() + PATIENCE_S
+        while self.successor is None:
+            try:
+                self.successor = self.job.chain(self.folder, f"{least}-{most}")
+            except _submit.NoAnswer:
+                if time.monotonic() > until:
+                    say("warning: no job waits for the end of this one: Slurm does not answer", error=True)
+                    return
+                time.sleep(LOOK_S)
+        _submit.write(self.folder, successor=self.successor)
 
     def link_output(self) -> None:
         """Where sbatch was typed by hand, its output is elsewhere; `jobs logs` looks in the run folder."""
@@ -133,11 +146,11 @@ class Life:
             self.give_up(reason)
         else:
             self.folder.event("requeue", cause=why, saved=self.saved(), job=self.job.number)
-            if self.successor is not None:
-                say(f"{why}: job {self.successor} goes on")
-            else:
+            if self.launcher.restart == "requeue":
                 say(f"{why}: job {self.job.number} is queued again")
                 self.queue_again()
+            else:
+                self.let_go_on(why)
 
     def against(self, why: requeue.Cause) -> str:
         events = [*read_lines(self.folder.events)][_submit.read(self.folder).get("counted_from", 0) :]
@@ -163,10 +176,21 @@ class Life:
     def queue_again(self) -> None:
         until = time.monotonic() + PATIENCE_S
         while (said := _control.requeue(self.job.number)) is None and time.monotonic() < until:
-            time.sleep(2.0)
+            time.sleep(LOOK_S)
         if said is None or not said.ok:
             told = said.error if said else "Slurm does not answer"
             say(f"it could not be queued again: {told}\n    submit it anew, or set launcher.restart=chain", error=True)
+
+    def let_go_on(self, why: requeue.Cause) -> None:
+        """The job that waits for this one's end is free to start; where none could be made before, one is now."""
+        try:
+            self.chain()
+        except ConfigError as refused:  # the run's own end is not to change with it
+            say(f"no job goes on after this one: {refused}", error=True)
+        if self.successor is not None:
+            say(f"{why}: job {self.successor} goes on")
+        else:
+            say("submit it anew: nothing of what is saved is lost", error=True)
 
     def dismiss(self) -> None:
         """Nobody is to go on after this job."""

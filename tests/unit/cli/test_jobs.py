@@ -27,7 +27,7 @@ def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def slurm(tmp_path: Path, said: str) -> None:
     """A Slurm whose queue is what it `said`, and that knows no other job."""
-    for name, text in {"squeue": f"echo '{said}'", "scontrol": "exit 1"}.items():
+    for name, text in {"squeue": f"echo '{said}'", "scontrol": "echo Invalid job id specified >&2; exit 1"}.items():
         write(tmp_path / "bin" / name, f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
 

@@ -182,6 +182,14 @@ def test_a_controller_that_is_down_says_nothing_of_a_job(tmp_path: Path, monkeyp
     commands(tmp_path, monkeypatch, squeue=DOWN, scontrol=DOWN)
     assert _control.states(["17"]) is None
     assert _control.states([]) == {}
+    munge = 'echo "squeue: error: Munge encode failed: Failed to access socket" >&2; exit 1'
+    commands(tmp_path, monkeypatch, squeue=munge, scontrol=munge)
+    assert _control.states(["17"]) is None  # whatever it fails for
+    commands(tmp_path, monkeypatch, squeue="true", scontrol=munge)
+    assert _control.states(["17"]) is None
+    commands(tmp_path, monkeypatch, scontrol=SCONTROL)
+    assert _control.states(["17"]) == {}  # that it does not know a job is an answer
+    commands(tmp_path, monkeypatch, squeue=DOWN, scontrol=DOWN)
     assert _control.requeue("17") is None
     monkeypatch.setenv("PATH", "")  # nor does a machine without Slurm
     assert _control.states(["17"]) is None

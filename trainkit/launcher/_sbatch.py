@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from trainkit.launcher.slurm import Option, Slurm
 
 THROTTLE = "throttle"
+WARNING: Final = "USR2"
 SCRIPT = "TRAINKIT_SCRIPT"
 """The variable by which a job knows that `submit` has made its script, and where that is."""
 
@@ -33,7 +34,7 @@ class Script:
         head = ["#!/bin/bash", *(f"#SBATCH {flag}" for flag in self.options())]
         warned = ["# Slurm's warning: save, and start again. Ignored until the command below is there to take it."]
         known = [] if self.by_hand else [f"export {SCRIPT}={shlex.quote(f'{self.run_dir}/job.sbatch')}"]
-        body = [*warned, "trap '' USR2", *known, *self.launcher.setup]
+        body = [*warned, f"trap '' {WARNING}", *known, *self.launcher.setup]
         return "\n".join([*head, "", *body, *self._members(), *self._command(), ""])
 
     def options(self) -> Iterator[str]:
@@ -52,7 +53,7 @@ class Script:
             yield f"--cpus-per-task={cores * self.ranks // tasks}"
         if job.gpus:
             yield f"--gpus-per-node={job.gpus}"
-        yield f"--signal=B:USR2@{job.warning_s}"
+        yield f"--signal=B:{WARNING}@{job.warning_s}"
         yield "--requeue" if job.restart == "requeue" else "--no-requeue"
         if spread:
             yield "--no-kill"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from tests.unit.conftest import write
 from tests.unit.launcher.test_slurm import PLAIN
+from trainkit import front
+from trainkit.cli.main import main
 from trainkit.cli.run import prepare
 from trainkit.cli.slurm import job as slurm_job
 from trainkit.cli.slurm.job import Life
@@ -18,6 +21,7 @@ from trainkit.errors import ConfigError
 from trainkit.launcher._takeover import Job
 from trainkit.launcher.slurm import Slurm
 from trainkit.runfolder import OWNER, RunFolder
+from trainkit.settings import Settings
 
 DOWN = 'echo "Unable to contact slurm controller (connect failure)" >&2; exit 1'
 STOPPED = 75
@@ -66,12 +70,19 @@ def test_a_controller_that_is_down_at_the_start_is_asked_again_at_the_end(
     here = life(tmp_path, restart="chain")
     assert here.begin([])
     assert "warning: no job waits for the end of this one: Slurm does not answer" in capsys.readouterr().err
-    assert (tmp_path / "said").read_text().count("sbatch") > 2
     assert known(tmp_path)["successor"] is None
     begun = stopped(here)
     says(tmp_path, sbatch="echo 18")
     here.end(STOPPED, begun)
     assert "job 18 goes on" in capsys.readouterr().out
+    assert known(tmp_path)["successor"] == "18"
+
+
+def test_a_controller_that_is_back_soon_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_job, "PATIENCE_S", 60.0)
+    once = f"[ -e {tmp_path}/asked ] && echo 18 && exit\ntouch {tmp_path}/asked\n{DOWN}"
+    says(tmp_path, sbatch=once, squeue=DOWN, scontrol=DOWN)
+    assert life(tmp_path, restart="chain").begin([])
     assert known(tmp_path)["successor"] == "18"
 
 
@@ -90,3 +101,21 @@ def test_a_refusal_at_the_start_is_one(tmp_path: Path) -> None:
     says(tmp_path, sbatch="echo invalid account >&2; exit 1", squeue="", scontrol="exit 1")
     with pytest.raises(ConfigError, match="invalid account"):
         life(tmp_path, restart="chain").begin([])
+
+
+def test_the_warning_counts_whatever_run_signals_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(tmp_path, squeue="", scontrol="exit 1")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    given: list[Sequence[str]] = []
+
+    def run(config: Any, settings: Settings, *more: Any) -> int:
+        given.append(settings.run.signals)
+        return 0
+
+    monkeypatch.setattr(front, "run", run)
+    for signals in ("[HUP]", "[USR1,USR2]"):
+        words = ["recipe=image_classification", "strategy=local", "tracker=none", "train.device=cpu"]
+        more = [f"run.dir={tmp_path}/run", f"run.signals={signals}", "launcher.ranks=1"]
+        assert main(["slurm", "job", *words, *more]) == 0
+    assert [*map(list, given)] == [["HUP", "USR2"], ["USR1", "USR2"]]

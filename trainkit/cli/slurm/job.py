@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from trainkit.cli.slurm import under_slurm
 from trainkit.cli.terminal import say
 from trainkit.errors import EXIT_FAILED, ConfigError, Fenced, Problem
 from trainkit.launcher import _control, _submit
+from trainkit.launcher._sbatch import WARNING
 from trainkit.launcher._takeover import Job, chainable, take_over
 from trainkit.launcher.local import warm_agent
 from trainkit.launcher.slurm import Slurm
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> int:
             from trainkit import front
 
             begun = len([*read_lines(life.folder.events)])
-            code = front.run(config, settings, cluster, words)
+            code = front.run(config, warned(settings), cluster, words)
             life.end(code, begun)
         except Fenced as error:
             say(f"error: {error}", error=True)
@@ -65,6 +66,13 @@ def completed(words: Sequence[str], job: Job) -> list[str]:
     if not any(word.startswith("launcher.nodes=") for word in words):
         added.append(f"launcher.nodes={os.environ['SLURM_JOB_NUM_NODES']}")
     return under_slurm(words, *added, "launcher.submit=false")
+
+
+def warned(settings: Settings) -> Settings:
+    """With Slurm's warning among the signals that ask to save, whatever run.signals says: the script ignores it until
+    this process takes it, so it would be lost without a word."""
+    signals = settings.run.signals
+    return settings if WARNING in signals else replace(settings, run=replace(settings.run, signals=(*signals, WARNING)))
 
 
 class Life:

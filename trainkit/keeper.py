@@ -36,6 +36,10 @@ def main(words: Sequence[str]) -> int:
     """Keep ranks until the agent says that it is over, or is gone."""
     stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
     port, places, lease, *addresses = words
+    token = os.environ.pop(TOKEN, None)
+    if token is None:
+        sys.stderr.write(f"{socket.gethostname()}: {TOKEN} is not set here: srun did not pass its environment on\n")
+        return EXIT_FAILED
     call = reach([*addresses], int(port))
     if call is None:
         sys.stderr.write(f"{socket.gethostname()} cannot reach the agent at {' or '.join(addresses)}, port {port}\n")
@@ -47,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without touching CUDA before the fork
     me = {"number": int(os.environ["SLURM_PROCID"]), "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname()}
     slot = int(os.environ.get("SLURM_LOCALID", "0")) * int(places)
-    wire.send("hello", token=os.environ.pop(TOKEN), slot=slot, reaches=reaches, **me)
+    wire.send("hello", token=token, slot=slot, reaches=reaches, **me)
     return Keeper(wire, float(lease)).serve()
 
 

@@ -134,6 +134,12 @@ class Slurm:
         for option, value in self.sbatch.items():
             if (ours := OURS.get(_sbatch.dashed(option))) is not None:
                 yield Problem(f"launcher.sbatch.{option}", value, f"is set by {ours}", f"set {ours}")
+        for option, value in self.srun.items():
+            if _sbatch.dashed(option) == "export":
+                said = "is ALL always: by its environment a task knows to which run it belongs"
+                yield Problem(
+                    f"launcher.srun.{option}", value, said, "set launcher.sbatch.export, or use launcher.setup"
+                )
 
     def _of_arrays(self) -> Iterator[Problem]:
         array = _sbatch.array(self.sbatch)
@@ -169,6 +175,8 @@ class Slurm:
         words = ["srun", f"--nodes={cluster.hosts}", f"--ntasks={cluster.hosts * tasks}", f"--ntasks-per-node={tasks}"]
         # A task that ends is the agent's to judge, and keepers do not speak MPI.
         words += ["--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--unbuffered"]
+        # As sbatch was told to (--export=NONE), srun would leave the token out by which keepers belong to this run.
+        words += ["--export=ALL"]
         words += ["--no-kill"] if least < most else []
         # srun does not take it over from sbatch (since Slurm 22.05).
         given = os.environ.get("SLURM_CPUS_PER_TASK")

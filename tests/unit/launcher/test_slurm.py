@@ -115,6 +115,7 @@ def test_what_is_refused() -> None:
         nodes="4:2",
         sbatch={"ntasks_per_node": 2, "signal": "TERM", "array": "0-9", "account": "a"},
         sweep=["train.seed=1"],
+        srun={"export": "NONE", "container_image": "x"},
     )
     problems = wrong.problems(Cluster(hosts=2, ranks=8, gpus=4, cores=2))
     assert [p.key for p in problems] == [
@@ -122,6 +123,7 @@ def test_what_is_refused() -> None:
         "launcher.ranks",
         "launcher.sbatch.ntasks_per_node",
         "launcher.sbatch.signal",
+        "launcher.srun.export",
         "launcher.sbatch.array",
     ]
     assert all(p.hint for p in problems)
@@ -146,6 +148,7 @@ def test_the_tasks_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (order.keepers, order.places) == (2, 4)
     assert {"--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=6", "--container-image=a b"} <= {*order.start}
     assert "--no-kill" not in order.start
+    assert "--export=ALL" in order.start  # whatever sbatch --export said, srun would do the same
     each = replace(PLAIN, style="rank", cpus=3, nodes="1:2").order(cluster)
     assert (each.keepers, each.places) == (8, 1)
     assert {"--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=3", "--no-kill"} <= {*each.start}

@@ -20,7 +20,7 @@ from trainkit.cli.slurm.job import Life
 from trainkit.errors import ConfigError
 from trainkit.launcher._takeover import Job
 from trainkit.launcher.slurm import Slurm
-from trainkit.runfolder import OWNER, RunFolder
+from trainkit.runfolder import OWNER, RunFolder, read_lines
 from trainkit.settings import Settings
 
 DOWN = 'echo "Unable to contact slurm controller (connect failure)" >&2; exit 1'
@@ -95,6 +95,26 @@ def test_that_the_end_finds_nobody_either_is_told(tmp_path: Path, capsys: pytest
     told = capsys.readouterr().err
     assert "too many jobs" in told
     assert "submit it anew" in told
+
+
+def test_a_checkpoint_that_a_failure_left_gives_no_budget_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is one after every failure."""
+    says(tmp_path, squeue="", scontrol="echo JobState=RUNNING")
+    here, saved = life(tmp_path), [100]
+    monkeypatch.setattr(slurm_job, "committed", lambda folder: saved)
+    assert here.begin([])
+    for step, what in ((107, "queued again"), (110, "launcher.restarts.crash=1 without a new checkpoint")):
+        begun = len([*read_lines(here.folder.events)])
+        here.folder.event("failure", cause="raised", step=step, message=f"it broke at {step}")
+        here.folder.event("save", step=step, rescued_by=1)
+        saved.append(step)
+        here.end(1, begun)
+        assert what in capsys.readouterr().out
+    here.folder.event("save", step=200)
+    saved.append(200)
+    assert here.against("crash") == ""
 
 
 def test_a_refusal_at_the_start_is_one(tmp_path: Path) -> None:

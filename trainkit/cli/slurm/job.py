@@ -25,7 +25,7 @@ from trainkit.launcher._sbatch import WARNING
 from trainkit.launcher._takeover import Job, chainable, take_over
 from trainkit.launcher.local import warm_agent
 from trainkit.launcher.slurm import Slurm
-from trainkit.resilience import requeue
+from trainkit.resilience import recovery, requeue
 from trainkit.resilience.lock import RunLock
 from trainkit.runfolder import RunFolder, read_lines
 from trainkit.settings import Settings
@@ -172,7 +172,9 @@ class Life:
         return False
 
     def saved(self) -> int:
-        return max(committed(self.folder.checkpoints(self.settings.checkpoint.dir)), default=-1)
+        """Step of the newest checkpoint that was not saved because a rank failed; -1 for none."""
+        steps = committed(self.folder.checkpoints(self.settings.checkpoint.dir))
+        return max(recovery.regular(read_lines(self.folder.events), steps), default=-1)
 
     def running(self) -> bool:
         """Whether Slurm still means this job to run: requeueing one that was cancelled would bring it back. True where

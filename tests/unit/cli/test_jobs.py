@@ -84,6 +84,24 @@ def test_what_the_folder_leaves_open_is_asked_of_slurm(tmp_path: Path, said: str
     assert state(folder(tmp_path, "launch", job="17")) == found
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("18|PENDING|Dependency", ("queued", "18")),
+        ("17|COMPLETING|node3\n18|PENDING|Dependency", ("running", "17")),
+        ("17|TIMEOUT|\n18|RUNNING|node3", ("running", "18")),
+        ("17|TIMEOUT|\n18|CANCELLED|", ("lost", "17")),
+    ],
+)
+def test_the_job_that_waited_for_the_end_goes_on(tmp_path: Path, said: str, found: tuple[str, str]) -> None:
+    """Until it begins, the folder names the one before."""
+    slurm(tmp_path, said)
+    run = folder(tmp_path, "launch", "end", "requeue", job="17", status="stopped")
+    write(run.job, json.dumps({"job": "17", "successor": "18", "submitted": OLD}))
+    (standing,) = standings([run.root])
+    assert (standing.state, standing.job) == found
+
+
 def test_that_slurm_does_not_answer_says_nothing_of_a_run(tmp_path: Path) -> None:
     run = folder(tmp_path, "launch", "end", "requeue", job="17", status="stopped")
     assert state(run) == ("unclear", "Slurm cannot be asked; heard of never")

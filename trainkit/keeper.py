@@ -130,7 +130,7 @@ class Keeper:
         logs.mkdir(parents=True, exist_ok=True)  # a network disk may not show it here yet
         if self.crew is None:
             self.pulse = Pulse(message["most"])
-            self.crew = Ranks(partial(rank.work, message["root"], message["first"], self.pulse), spares=0)
+            self.crew = Ranks(partial(rank.work, message["root"], message["first"], self.pulse, kept=True), spares=0)
             self.warming = warm_up(folder.modules(message["first"]))
         self.pulse.begin(part.size)
         self.crew.begin_part(self.attempt, message["again"], part, logs)

@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +59,13 @@ def to_do(launcher: Slurm, root: Path) -> Iterator[int]:
 
 
 def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> list[str]:
-    """Submit it; what a person is told. Raises ConfigError where sbatch refuses it."""
+    """Submit it; what a person is told. Raises ConfigError where sbatch refuses it, and leaves nothing behind."""
     folder = RunFolder(Path(config["run"]["dir"]))
     made = script(launcher, config, words, cluster)
     if launcher.sweep and not made.members:
         return [f"all {len(launcher.sweep)} members of the sweep in {folder.root} are done"]
-    (folder.root / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its output
-    replace_text(folder.script, str(made))
-    job = sbatch(str(folder.script))
+    with _laid_out(folder, str(made)):
+        job = sbatch(str(folder.script))
     write(folder, job=job, successor=None, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
     members = f", members {', '.join(map(str, made.members))}" if made.members else ""
     return [
@@ -75,6 +75,28 @@ def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], clu
         f"    status   python -m trainkit jobs status {folder.root}",
         f"    stop     python -m trainkit jobs stop {folder.root}",
     ]
+
+
+@contextmanager
+def _laid_out(folder: RunFolder, text: str) -> Iterator[None]:
+    """With the script in the run folder, and the folder of its output, which Slurm does not make; all as it was before
+    where sbatch refuses it."""
+    logs = folder.root / "logs"
+    new = [path for path in (logs, *logs.parents) if not path.exists()]
+    before = folder.script.read_text() if folder.script.exists() else None
+    logs.mkdir(parents=True, exist_ok=True)
+    replace_text(folder.script, text)
+    try:
+        yield
+    except ConfigError:
+        if before is None:
+            folder.script.unlink()
+        else:
+            replace_text(folder.script, before)
+        with suppress(OSError):  # somebody else has put something there meanwhile
+            for path in new:
+                path.rmdir()
+        raise
 
 
 class NoAnswer(ConfigError):
@@ -92,7 +114,7 @@ def sbatch(*words: str, **more: str) -> str:
     if not said.ok:
         told = " ".join(said.error.split())
         hint = "change launcher.sbatch.*; `trainkit slurm check` asks sbatch and submits nothing"
-        raise ConfigError([Problem("launcher.sbatch", str(words[-1]), f"is refused: {told}", hint)])
+        raise ConfigError([Problem("", "", f"sbatch refuses the job: {told}", hint)])
     return said.out.strip().split(";")[0]  # JOB;CLUSTER
 
 

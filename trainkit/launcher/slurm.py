@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -147,12 +148,21 @@ class Slurm:
             yield Problem(
                 "launcher.sbatch.array", array, "launcher.sweep makes the array", "set launcher.sbatch.throttle"
             )
+        for member in self.sweep:
+            try:
+                shlex.split(member)
+            except ValueError as error:
+                yield Problem("launcher.sweep", member, f"is no line of words: {error}", "quote it as in a shell")
         task = self.runs_here and "SLURM_ARRAY_JOB_ID" in os.environ
         if self.restart == "chain" and (self.sweep or array is not None or task):
             said = "every task of an array would submit the whole array again"
             yield Problem(
                 "launcher.restart", "chain", said, "set launcher.restart=requeue, which starts one task again"
             )
+
+    def members(self, root: Path) -> Mapping[int, Sequence[str]]:
+        """Implements preflight.Sweeps."""
+        return {} if self.runs_here else {n: shlex.split(self.sweep[n]) for n in _submit.to_do(self, root)}
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> Watched:
         """Start the ranks on the nodes of this job."""

@@ -77,3 +77,33 @@ def test_what_is_submitted_by_hand_is_not_chained(
     assert not (here / "run/logs/owner").exists()
     monkeypatch.setenv("TRAINKIT_SCRIPT", str(here / "run/job.sbatch"))
     chainable(RunFolder(here / "run"))
+
+
+def test_members_of_a_sweep_are_checked_before_anything_is_submitted(
+    here: Path, capsys: pytest.CaptureFixture[Any]
+) -> None:
+    sweep = "launcher.sweep=['train.seed=1','train.sed=2','train.steps=3 train.epochs=4']"
+    assert main(["slurm", "submit", *RUN, "run.dir=run", sweep]) == 2
+    told = capsys.readouterr().err
+    assert "train.sed=2: in member 1 of launcher.sweep: " in told
+    assert "train.steps=3: in member 2 of launcher.sweep: exactly one of" in told
+    assert "member 0" not in told
+    assert main(["slurm", "submit", *RUN, "run.dir=run", """launcher.sweep=["train.seed=1 'x"]"""]) == 2
+    assert "launcher.sweep=train.seed=1 'x: is no line of words: No closing quotation" in capsys.readouterr().err
+    write(here / "run/1/summary.json", '{"status": "done"}')
+    write(here / "run/2/summary.json", '{"status": "done"}')
+    assert main(["slurm", "submit", *RUN, "run.dir=run", sweep]) == 0  # those two need not run
+    assert "members 0" in capsys.readouterr().out
+
+
+def test_nothing_is_left_of_what_sbatch_refuses(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[Any]
+) -> None:
+    sbatch(here, monkeypatch, "echo invalid account >&2; exit 1")
+    assert main(["slurm", "submit", *RUN, "run.dir=runs/a"]) == 2
+    assert "sbatch refuses the job: invalid account" in capsys.readouterr().err
+    assert [path.name for path in here.iterdir()] == ["bin"]
+    write(here / "runs/a/job.sbatch", "of the job before")
+    assert main(["slurm", "submit", *RUN, "run.dir=runs/a"]) == 2
+    assert (here / "runs/a/job.sbatch").read_text() == "of the job before"
+    assert [path.name for path in (here / "runs/a").iterdir()] == ["job.sbatch"]

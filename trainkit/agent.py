@@ -269,11 +269,9 @@ class Agent:
         return max([*committed(self.checkpoints), *memory.kept(self.folder)], default=-1)
 
     def regular(self) -> int:
-        """Step of the newest that was not saved because a rank failed; -1 for none. Those tell nothing of how the run
-        gets on: there is one after every failure."""
-        saves = [event for event in read_lines(self.folder.events) if event["event"] == "save"]
-        rescued = {event["step"] for event in saves if "rescued_by" in event}
-        return max(({*committed(self.checkpoints)} - rescued) | {*memory.kept(self.folder)}, default=-1)
+        """Step of the newest that was not saved because a rank failed; -1 for none."""
+        regular = recovery.regular(read_lines(self.folder.events), committed(self.checkpoints))
+        return max(regular | {*memory.kept(self.folder)}, default=-1)
 
 
 def hung(ranks: Ranks | NodeRanks, pulse: Pulse, logs: Path, silence: float) -> failure.Failure:

@@ -23,19 +23,23 @@ from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
 from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
 from trainkit.launcher._warm import warm_up
-from trainkit.launcher._wire import Message, Wire
+from trainkit.launcher._wire import CONNECT_S, Message, Wire
 from trainkit.main import stop
 from trainkit.protocols import Outcome
 from trainkit.resilience.pulse import Pulse
 from trainkit.runfolder import RunFolder
 
-STATE_S, CONNECT_S, KNOCKS = 0.1, 5.0, 3
+STATE_S, KNOCKS = 0.1, 3
 
 
 def main(words: Sequence[str]) -> int:
     """Keep ranks until the agent says that it is over, or is gone."""
     stop.install()  # the ranks inherit the flag, so that a signal during the imports is not lost
     port, places, lease, *addresses = words
+    token = os.environ.pop(TOKEN, None)
+    if token is None:
+        sys.stderr.write(f"{socket.gethostname()}: {TOKEN} is not set here: srun did not pass its environment on\n")
+        return EXIT_FAILED
     call = reach([*addresses], int(port))
     if call is None:
         sys.stderr.write(f"{socket.gethostname()} cannot reach the agent at {' or '.join(addresses)}, port {port}\n")
@@ -47,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without touching CUDA before the fork
     me = {"number": int(os.environ["SLURM_PROCID"]), "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname()}
     slot = int(os.environ.get("SLURM_LOCALID", "0")) * int(places)
-    wire.send("hello", token=os.environ.pop(TOKEN), slot=slot, reaches=reaches, **me)
+    wire.send("hello", token=token, slot=slot, reaches=reaches, **me)
     return Keeper(wire, float(lease)).serve()
 
 
@@ -126,7 +130,7 @@ class Keeper:
         logs.mkdir(parents=True, exist_ok=True)  # a network disk may not show it here yet
         if self.crew is None:
             self.pulse = Pulse(message["most"])
-            self.crew = Ranks(partial(rank.work, message["root"], message["first"], self.pulse), spares=0)
+            self.crew = Ranks(partial(rank.work, message["root"], message["first"], self.pulse, kept=True), spares=0)
             self.warming = warm_up(folder.modules(message["first"]))
         self.pulse.begin(part.size)
         self.crew.begin_part(self.attempt, message["again"], part, logs)

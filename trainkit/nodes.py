@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import select
 import signal
 import socket
 import subprocess
@@ -29,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.errors import TrainkitError
 from trainkit.launcher import _address
+from trainkit.launcher._door import HELLO_S, Door
 from trainkit.launcher._order import TOKEN, Order
-from trainkit.launcher._ranks import DUMP_S, GLANCE_S, KILL_S, Fault, Part
-from trainkit.launcher._wire import Message, Wire
+from trainkit.launcher._ranks import DUMP_S, GLANCE_S, HOST, KILL_S, Fault, Part
+from trainkit.launcher._wire import CONNECT_S, Message, Wire
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure
 from trainkit.resilience.pulse import Pulse
@@ -59,6 +59,15 @@ class Keeper:
     def lost(self) -> bool:
         return self.wire.closed
 
+    def hear(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if message["what"] == "state":
+                self.state = message
+            elif message["what"] == "ready":
+                self.ready = True
+            else:
+                self.news.append(message)
+
 
 class Nodes:
     """The keepers of a run; raises TrainkitError unless all of them call back."""
@@ -66,11 +75,12 @@ class Nodes:
     def __init__(self, order: Order, asked: Callable[[], bool]) -> None:
         self.order, self.asked = order, asked
         self._token, self._pinged = secrets.token_hex(16), 0.0
-        self._door = socket.create_server(("", 0), backlog=order.keepers)
-        self._strangers: list[Wire] = []
         self.keepers: dict[int, Keeper] = {}
         self.why: dict[int, str] = {}
         self._addresses = _address.candidates(alone=order.keepers == 1)
+        self.host = HOST if order.keepers == 1 else ""
+        patience = HELLO_S + CONNECT_S * len(self._addresses)
+        self._door = Door(self.host, order.keepers, self._token, patience)
         self._start = self._begin()
         try:
             self._gather()
@@ -83,7 +93,7 @@ class Nodes:
         around = os.environ | {TOKEN: self._token}
         if around.get("GLOO_SOCKET_IFNAME") == "lo":  # the agent's own, for one machine
             del around["GLOO_SOCKET_IFNAME"]
-        port, lease = str(self._door.getsockname()[1]), str(self.order.lost_s * LEASE)
+        port, lease = str(self._door.port), str(self.order.lost_s * LEASE)
         words = [sys.executable, "-m", "trainkit.keeper", port, str(self.order.places), lease, *self._addresses]
         # In a session of its own: srun passes signals on, and each kind means something else to it.
         return subprocess.Popen(
@@ -123,35 +133,17 @@ class Nodes:
             self._pinged = time.monotonic()
             self.tell("ping")
         alive = [keeper.wire for keeper in self.keepers.values() if not keeper.lost]
-        doors = [self._door.fileno(), *(wire.fileno() for wire in (*self._strangers, *alive))]
-        ready, _, _ = select.select(doors, [], [], seconds)
-        if self._door.fileno() in ready:
-            self._strangers.append(Wire(self._door.accept()[0]))
-        for wire in [wire for wire in self._strangers if wire.fileno() in ready]:
-            self._welcome(wire, wire.receive())
+        self._door.wait(seconds, alive)
+        for wire, (hello, *more) in self._door.admit():
+            keeper = Keeper(int(hello["number"]), hello["host"], hello["slot"], wire, hello["reaches"])
+            self.keepers[keeper.number] = keeper
+            keeper.hear(more)
         for keeper in self.keepers.values():
-            for message in keeper.wire.receive():
-                if message["what"] == "state":
-                    keeper.state = message
-                elif message["what"] == "ready":
-                    keeper.ready = True
-                else:
-                    keeper.news.append(message)
+            keeper.hear(keeper.wire.receive())
             # Until it is ready it imports torch, which takes minutes from a slow disk, and says nothing.
             if keeper.ready and not keeper.lost and keeper.wire.silence() > self.order.lost_s:
                 keeper.wire.close()
                 self.why[keeper.number] = f"nothing was heard of it for {self.order.lost_s:.0f} s"
-
-    def _welcome(self, wire: Wire, messages: Sequence[Message]) -> None:
-        for hello in messages[:1]:
-            self._strangers.remove(wire)
-            if secrets.compare_digest(str(hello.get("token")), self._token):
-                number = int(hello["number"])
-                self.keepers[number] = Keeper(number, hello["host"], hello["slot"], wire, hello["reaches"])
-            else:
-                wire.close()
-        if wire.closed and wire in self._strangers:
-            self._strangers.remove(wire)
 
     def tell(self, what: str, **fields: Any) -> None:
         """The same to all keepers."""
@@ -197,7 +189,7 @@ class NodeRanks:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self._attempt, self._seats, self._asked = attempt, [*seats], False
-        door = socket.create_server(("", 0), backlog=len(seats))
+        door = socket.create_server((self._nodes.host, 0), backlog=len(seats))
         address, port = self._nodes.address, door.getsockname()[1]
         self._store = TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
         most = self._nodes.order.keepers * self._nodes.order.places
@@ -238,7 +230,7 @@ class NodeRanks:
         return min(found)[-1] if found else None
 
     def _loss(self, lost: Sequence[Keeper]) -> failure.Failure:
-        why = self._nodes.why.get(lost[0].number, "the connection to it is closed")
+        why = self._nodes.why.get(lost[0].number, lost[0].wire.why)
         hosts = ", ".join(dict.fromkeys(keeper.host for keeper in lost))
         gone = [rank for rank in range(len(self._seats)) if self._keeper(rank).lost]
         ranks = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))}"

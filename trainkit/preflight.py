@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from trainkit.errors import Problem
@@ -45,6 +46,15 @@ class HandsOver(Protocol):
 
     def hand_over(self, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> Sequence[str] | None:
         """What to tell, once it is given over; None: it is to be run by this command. Raises ConfigError."""
+
+
+@runtime_checkable
+class Sweeps(Protocol):
+    """A launcher that may start several runs from one command."""
+
+    def members(self, root: Path) -> Mapping[int, Sequence[str]]:
+        """The words that each of them adds, by its number, which is also the name of its folder in `root`; those that
+        are done are left out. Empty where it is one run."""
 
 
 class Lacking(Protocol):

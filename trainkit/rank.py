@@ -35,18 +35,20 @@ if TYPE_CHECKING:
     from trainkit.rescue import Kept
 
 
-def work(root: str, attempt: int, pulse: Pulse, post: Post) -> Outcome:
-    """Be a rank of the run folder `root`, as `post` says; `attempt`: the first one of the command. A fault leaves
-    logs/attempt_A/rank_R.failure.json behind, and where the process ends with it, it exits with the error's code."""
+def work(root: str, attempt: int, pulse: Pulse, post: Post, *, kept: bool = False) -> Outcome:
+    """Be a rank of the run folder `root`, as `post` says; `attempt`: the first one of the command; `kept`: by a keeper,
+    while the agent may be on another machine. A fault leaves logs/attempt_A/rank_R.failure.json behind, and where the
+    process ends with it, it exits with the error's code."""
     main.stop.install()
     faulthandler.register(signal.SIGQUIT)  # all threads, into the rank's log: what the agent asks for when a run hangs
-    return Rank(RunFolder(Path(root)), attempt, pulse, post).serve()
+    return Rank(RunFolder(Path(root)), attempt, pulse, post, kept).serve()
 
 
 class Rank:
     """This process. `told`: the newest fault, as a `failure` event tells it."""
 
-    def __init__(self, folder: RunFolder, attempt: int, pulse: Pulse, post: Post) -> None:
+    def __init__(self, folder: RunFolder, attempt: int, pulse: Pulse, post: Post, kept: bool = False) -> None:
+        self.under_keeper = kept
         self.folder, self.noted, self.pulse, self.post = folder, folder.modules(attempt), pulse, post
         from trainkit.rescue import Pocket  # torch, which the agent has not imported when it imports this
 
@@ -103,9 +105,12 @@ class Rank:
 
     def leave(self, order: Order, kept: Kept | None) -> NoReturn:
         """Exit, after the step that this rank holds is saved. What goes wrong in that is told, and hides nothing of the
-        fault."""
+        fault. A rank without its keeper saves nothing: the agent, which lives, counts it as lost, and the next attempt
+        may be at work in the folder. If the agent of one machine has died there is no other attempt."""
         self.write_fault(order)
-        if kept is not None:
+        if kept is not None and self.under_keeper and self.post.orphaned:
+            main.say(f"rank {order.rank} leaves step {kept.step} unsaved: its keeper is gone")
+        elif kept is not None:
             self.pulse.beat(order.rank, kept.step, "rescuing")
             self.save(order, kept)
         self.pulse.beat(order.rank, self.pulse.read(order.rank).step, "leaving")

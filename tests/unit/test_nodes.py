@@ -225,6 +225,16 @@ def test_a_stranger_is_not_listened_to(begun: Begin) -> None:
     assert "0 of 2 tasks called back" in events(folder, "failure")[0]["message"]
 
 
+def test_a_task_without_the_token_says_so(begun: Begin) -> None:
+    """srun was told to leave the environment out."""
+    bare = SRUN.replace("os.environ | each", "{k: v for k, v in os.environ.items() if 'TOKEN' not in k} | each")
+    job, folder = begun(srun=bare)
+    assert ended(job) == 1
+    told = (folder.logs(1) / "agent.log").read_text()
+    assert "TRAINKIT_KEEPER_TOKEN is not set here: srun did not pass its environment on" in told
+    assert "KeyError" not in told
+
+
 def test_the_loopback_is_no_address_for_others() -> None:
     assert candidates(alone=True) == ["127.0.0.1"]
     assert not [address for address in candidates(alone=False) if address.startswith("127.")]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from trainkit.cli.terminal import say
 from trainkit.config import build, check, draft, fitting
-from trainkit.errors import EXIT_DONE, ConfigError
+from trainkit.errors import EXIT_DONE, ConfigError, Problem
 from trainkit.launcher.local import warm_agent
-from trainkit.preflight import HandsOver
+from trainkit.preflight import HandsOver, Sweeps
 from trainkit.protocols import Cluster
 from trainkit.settings import Settings
 
@@ -43,6 +44,18 @@ def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
         raise ConfigError(problems)
     cluster = settings.launcher.cluster(settings.strategy, settings.train.device)
     problems += check(settings, cluster)
+    if not problems and isinstance(settings.launcher, Sweeps):
+        problems = [*_of_members(settings.launcher.members(Path(settings.run.dir)), settings.run.dir, words)]
     if problems:
         raise ConfigError(problems)
     return config, settings, replace(cluster, fewer=fitting(settings, cluster))
+
+
+def _of_members(members: Mapping[int, Sequence[str]], root: str, words: Sequence[str]) -> Iterator[Problem]:
+    """What is wrong with the members of a sweep, each as the run that it will be."""
+    for number, more in members.items():
+        try:
+            prepare([*words, "launcher.sweep=[]", *more, f"run.dir={Path(root) / str(number)}"])
+        except ConfigError as wrong:
+            told = f"in member {number} of launcher.sweep: "
+            yield from (replace(problem, message=told + problem.message) for problem in wrong.problems)

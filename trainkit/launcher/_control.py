@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ASK_S = 20.0
+UNKNOWN = "Invalid job id"
+"""What scontrol says of a job that Slurm does not know, or no longer."""
 FINAL = {
     "COMPLETED",
     "FAILED",
@@ -72,24 +74,26 @@ def states(jobs: Sequence[str]) -> Mapping[str, JobState] | None:
     found: dict[str, JobState] = {}
     # Not by -j: it fails as soon as one of them is unknown. Another person's jobs are asked for one by one.
     queue = command("squeue", "-h", "-a", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%R", "-t", "all")
-    if queue is None:
+    if queue is None or not queue.ok:  # munge is down, say: that is no word about a job
         return None
     for line in queue.out.splitlines():
         job, state, why = (*line.split("|", 2), "", "")[:3]
         if job in jobs:
             found[job] = JobState(state, why)
     for job in jobs:
-        if job not in found and (shown := _shown(job)) is not None:
-            found[job] = shown
+        if job not in found:
+            shown = command("scontrol", "-o", "show", "job", job)
+            if shown is None or not (shown.ok or UNKNOWN in shown.error):
+                return None
+            found |= _shown(job, shown.out)
     if left := [job for job in jobs if job not in found]:
         found |= _accounted(left)
     return found
 
 
-def _shown(job: str) -> JobState | None:
-    said = command("scontrol", "-o", "show", "job", job)
-    fields = dict(re.findall(r"(\w+)=(\S+)", said.out)) if said and said.ok else {}
-    return JobState(fields["JobState"], fields.get("Reason", "")) if "JobState" in fields else None
+def _shown(job: str, text: str) -> dict[str, JobState]:
+    fields = dict(re.findall(r"(\w+)=(\S+)", text))
+    return {job: JobState(fields["JobState"], fields.get("Reason", ""))} if "JobState" in fields else {}
 
 
 def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:

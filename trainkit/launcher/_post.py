@@ -51,7 +51,7 @@ class Post:
         """Wait for the next order and carry out what it says of this process. None: there is nothing to do any more.
         `idle` is called now and then."""
         while not self._pipe.poll(LOOK_S):
-            if os.getppid() != self._agent:
+            if self.orphaned:
                 return None
             if idle is not None:
                 idle()
@@ -60,6 +60,11 @@ class Post:
             os.environ.update(order.place)
             write_to(order.log)
         return order
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether who would give the next order has died."""
+        return os.getppid() != self._agent
 
     def tell(self, answer: Answer) -> None:
         with suppress(BrokenPipeError):  # the agent has died, which `take` notices

@@ -5,17 +5,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from trainkit.launcher.slurm import Option, Slurm
 
 THROTTLE = "throttle"
+WARNING: Final = "USR2"
+SCRIPT = "TRAINKIT_SCRIPT"
+"""The variable by which a job knows that `submit` has made its script, and where that is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """One batch script. `ranks`: per node; `words`: those of the run, without run.dir; `members` of a sweep to run."""
+    """One batch script. `ranks`: per node; `words`: those of the run, without run.dir; `members` of a sweep to run;
+    `by_hand`: a person submits it, so that nobody makes the run folder before Slurm writes into it."""
 
     launcher: Slurm
     name: str
@@ -24,11 +28,13 @@ class Script:
     run_dir: str
     python: str
     members: Sequence[int] = ()
+    by_hand: bool = False
 
     def __str__(self) -> str:
         head = ["#!/bin/bash", *(f"#SBATCH {flag}" for flag in self.options())]
         warned = ["# Slurm's warning: save, and start again. Ignored until the command below is there to take it."]
-        body = [*warned, "trap '' USR2", *self.launcher.setup]
+        known = [] if self.by_hand else [f"export {SCRIPT}={shlex.quote(f'{self.run_dir}/job.sbatch')}"]
+        body = [*warned, f"trap '' {WARNING}", *known, *self.launcher.setup]
         return "\n".join([*head, "", *body, *self._members(), *self._command(), ""])
 
     def options(self) -> Iterator[str]:
@@ -47,7 +53,7 @@ class Script:
             yield f"--cpus-per-task={cores * self.ranks // tasks}"
         if job.gpus:
             yield f"--gpus-per-node={job.gpus}"
-        yield f"--signal=B:USR2@{job.warning_s}"
+        yield f"--signal=B:{WARNING}@{job.warning_s}"
         yield "--requeue" if job.restart == "requeue" else "--no-requeue"
         if spread:
             yield "--no-kill"
@@ -59,7 +65,8 @@ class Script:
             yield f"--array={chosen}" + (f"%{throttle}" if throttle else "")
         if "output" not in given:
             number = "%A_%a" if self.members or "array" in given else "%j"
-            yield f"--output={shlex.quote(self.run_dir.replace('%', '%%') + f'/logs/slurm-{number}.out')}"
+            folder = "" if self.by_hand else self.run_dir.replace("%", "%%") + "/logs/"
+            yield f"--output={shlex.quote(f'{folder}slurm-{number}.out')}"
         yield from flags({option: quoted(value) for option, value in given.items()})
 
     def _members(self) -> Iterator[str]:
@@ -72,9 +79,9 @@ class Script:
     def _command(self) -> Iterator[str]:
         lines = [f"exec {shlex.quote(self.python)} -m trainkit slurm job", *map(shlex.quote, self.words)]
         where = shlex.quote(f"run.dir={self.run_dir}")
-        array = self.members or any(dashed(option) == "array" for option in self.launcher.sbatch)
+        tasks = self.members or array(self.launcher.sbatch) is not None
         lines += ['"${member[@]}"'] if self.members else []
-        lines += [where + ('/"$SLURM_ARRAY_TASK_ID"' if array else "")]
+        lines += [where + ('/"$SLURM_ARRAY_TASK_ID"' if tasks else "")]
         yield " \\\n    ".join(lines)
 
 
@@ -97,6 +104,12 @@ def quoted(value: Option) -> Option:
 def dashed(option: str) -> str:
     """gpus_per_task and gpus-per-task are the same."""
     return option.replace("_", "-")
+
+
+def array(options: Mapping[str, Option]) -> Option:
+    """The array that sbatch's options ask for; None for none."""
+    given = (value for option, value in options.items() if dashed(option) == "array" and value is not False)
+    return next(given, None)
 
 
 def gpus(options: Mapping[str, Option]) -> int:

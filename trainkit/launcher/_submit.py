@@ -7,9 +7,11 @@ RUN/job.json       the job that has the run, the one that waits for its end, and
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,12 @@ NOT_PASSED_ON = ("launcher=", *(f"launcher.{key}" for key in ("submit=", "sbatch
 
 
 def script(
-    launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster, python: str = sys.executable
+    launcher: Slurm,
+    config: Mapping[str, Any],
+    words: Sequence[str],
+    cluster: Cluster,
+    python: str = sys.executable,
+    by_hand: bool = False,
 ) -> Script:
     """The script of the run that `words` ask for."""
     run_dir = str(config["run"]["dir"])
@@ -39,6 +46,7 @@ def script(
         run_dir=run_dir,
         python=python,
         members=[*to_do(launcher, Path(run_dir))],
+        by_hand=by_hand,
     )
 
 
@@ -51,15 +59,14 @@ def to_do(launcher: Slurm, root: Path) -> Iterator[int]:
 
 
 def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> list[str]:
-    """Submit it; what a person is told. Raises ConfigError where sbatch refuses it."""
+    """Submit it; what a person is told. Raises ConfigError where sbatch refuses it, and leaves nothing behind."""
     folder = RunFolder(Path(config["run"]["dir"]))
     made = script(launcher, config, words, cluster)
     if launcher.sweep and not made.members:
         return [f"all {len(launcher.sweep)} members of the sweep in {folder.root} are done"]
-    (folder.root / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its output
-    replace_text(folder.script, str(made))
-    job = sbatch(str(folder.script))
-    write(folder, job=job, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
+    with _laid_out(folder, str(made)):
+        job = sbatch(str(folder.script))
+    write(folder, job=job, successor=None, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
     members = f", members {', '.join(map(str, made.members))}" if made.members else ""
     return [
         f"job {job} is submitted{members}",
@@ -70,24 +77,44 @@ def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], clu
     ]
 
 
+@contextmanager
+def _laid_out(folder: RunFolder, text: str) -> Iterator[None]:
+    """With the script in the run folder, and the folder of its output, which Slurm does not make; all as it was before
+    where sbatch refuses it."""
+    logs = folder.root / "logs"
+    new = [path for path in (logs, *logs.parents) if not path.exists()]
+    before = folder.script.read_text() if folder.script.exists() else None
+    logs.mkdir(parents=True, exist_ok=True)
+    replace_text(folder.script, text)
+    try:
+        yield
+    except ConfigError:
+        if before is None:
+            folder.script.unlink()
+        else:
+            replace_text(folder.script, before)
+        with suppress(OSError):  # somebody else has put something there meanwhile
+            for path in new:
+                path.rmdir()
+        raise
+
+
+class NoAnswer(ConfigError):
+    """Slurm does not answer, which may pass."""
+
+
 def sbatch(*words: str, **more: str) -> str:
-    """The number of the job that was made. Raises ConfigError."""
+    """The number of the job that was made. Raises ConfigError; NoAnswer where it may be tried again."""
     said = _control.command("sbatch", "--parsable", *words, **more)
     if said is None:
-        raise ConfigError(
-            [
-                Problem(
-                    "launcher.submit",
-                    True,
-                    "sbatch is not installed here, or Slurm does not answer",
-                    "try it where jobs can be submitted; `trainkit slurm render` prints the script",
-                )
-            ]
-        )
+        there = shutil.which("sbatch") is not None
+        told = "Slurm does not answer" if there else "sbatch is not installed here"
+        hint = "try it where jobs can be submitted; `trainkit slurm render` prints the script"
+        raise (NoAnswer if there else ConfigError)([Problem("launcher.submit", True, told, hint)])
     if not said.ok:
         told = " ".join(said.error.split())
         hint = "change launcher.sbatch.*; `trainkit slurm check` asks sbatch and submits nothing"
-        raise ConfigError([Problem("launcher.sbatch", str(words[-1]), f"is refused: {told}", hint)])
+        raise ConfigError([Problem("", "", f"sbatch refuses the job: {told}", hint)])
     return said.out.strip().split(";")[0]  # JOB;CLUSTER
 
 

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainkit.errors import ConfigError, Problem
-from trainkit.launcher import _control, _submit
+from trainkit.launcher import _submit
+from trainkit.launcher._sbatch import SCRIPT
 from trainkit.launcher._watched import BEAT_S
 from trainkit.runfolder import OWNER, OWNER_FILE, RunFolder, replace_text
 
 BEFORE = "TRAINKIT_JOB_BEFORE"
 FRESH_S = 6 * BEAT_S
+NO_CHAIN = Problem(
+    "launcher.restart",
+    "chain",
+    "who types sbatch gives options that the next job would not have: nobody can read them later",
+    "use `trainkit slurm submit`, or set launcher.restart=requeue",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +48,16 @@ class Job:
     def name(self) -> str:
         return f"{self.number}.{self.life}"
 
-    def chain(self, folder: RunFolder, nodes: str, words: Sequence[str]) -> str:
-        """Submit the job that goes on after this one, should it not be done by its end."""
-        if not folder.script.exists():  # it was submitted by hand
-            said = _control.command("scontrol", "write", "batch_script", self.number, "-")
-            if said is None or not said.ok:
-                told = f"Slurm does not tell this job's script: {said.error if said else 'it does not answer'}"
-                raise ConfigError([Problem("launcher.restart", "chain", told, "set launcher.restart=requeue, or no")])
-            replace_text(folder.script, said.out)
+    def chain(self, folder: RunFolder, nodes: str) -> str:
+        """Submit the job that goes on after this one, should it not be done by its end. Raises ConfigError."""
         wait = (f"--dependency=afternotok:{self.number}", "--kill-on-invalid-dep=yes", f"--nodes={nodes}")
-        return _submit.sbatch("--export=ALL", *wait, str(folder.script), *words, **{BEFORE: self.number})
+        return _submit.sbatch("--export=ALL", *wait, str(folder.script), **{BEFORE: self.number})
+
+
+def chainable(folder: RunFolder) -> None:
+    """Raises ConfigError unless the script of this job is all that there is to it."""
+    if os.environ.get(SCRIPT) != str(folder.script) or not folder.script.exists():
+        raise ConfigError([NO_CHAIN])
 
 
 def take_over(folder: RunFolder, job: Job) -> str | None:

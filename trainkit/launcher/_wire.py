@@ -9,16 +9,20 @@ from typing import Any
 
 Message = dict[str, Any]
 
+CONNECT_S = 5.0  # so long a keeper tries each address of the agent
+LINE = 1 << 20
+"""A longer line is no message."""
+
 
 class Wire:
     """One connection. Neither sending nor receiving waits; `closed` once the other side is gone or takes nothing more,
-    `heard` (monotonic seconds) when it was last heard of."""
+    `heard` (monotonic seconds) when it was last heard of. Who sends what is no message is closed; `why` says so."""
 
     def __init__(self, door: socket.socket) -> None:
         door.setblocking(False)
         door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket, self._rest = door, b""
-        self.closed, self.heard = False, time.monotonic()
+        self.closed, self.heard, self.why = False, time.monotonic(), "the connection to it is closed"
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -37,8 +41,9 @@ class Wire:
             self.closed = True
 
     def receive(self) -> list[Message]:
-        """What has come since the last call."""
-        while not self.closed:
+        """What has come since the last call; of a lot, a part, so that nobody keeps the others waiting."""
+        came = 0
+        while not self.closed and came <= LINE:
             try:
                 data = self._socket.recv(65536)
             except BlockingIOError:
@@ -49,9 +54,13 @@ class Wire:
                 self.closed = True
                 break
             self._rest += data
+            came += len(data)
             self.heard = time.monotonic()
         *lines, self._rest = self._rest.split(b"\n")
-        return [json.loads(line) for line in lines]
+        found = [message for line in lines if (message := parsed(line)) is not None]
+        if len(found) < len(lines) or len(self._rest) > LINE:
+            self.closed, self.why = True, "it sent what is no message"
+        return found
 
     def silence(self) -> float:
         """Seconds since it was last heard of."""
@@ -60,3 +69,12 @@ class Wire:
     def close(self) -> None:
         self.closed = True
         self._socket.close()
+
+
+def parsed(line: bytes) -> Message | None:
+    """The message in `line`; None if it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("what"), str) else None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -92,19 +93,24 @@ class Slurm:
         least, _, most = str(self.nodes).rpartition(":")
         return int(least or most), int(most)
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether the run is this job's. One that is to be submitted is not, wherever that is typed."""
+        return in_job() and not self.submit
+
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
-        """Inside a job its own nodes, else those that it would ask for."""
+        """The nodes of the job that it runs in, else those that it would ask for."""
         least, most = self.span
-        nodes = int(os.environ["SLURM_JOB_NUM_NODES"]) if in_job() else most
+        nodes = int(os.environ["SLURM_JOB_NUM_NODES"]) if self.runs_here else most
         gpus = 0 if device == "cpu" else self._gpus()
-        one = Cluster(hosts=1, ranks=0, gpus=gpus, cores=_machine.cores() if in_job() else self.cpus or 1)
+        one = Cluster(hosts=1, ranks=0, gpus=gpus, cores=_machine.cores() if self.runs_here else self.cpus or 1)
         each = strategy.ranks(one) if self.ranks == "auto" else int(self.ranks)
         whole = replace(one, hosts=nodes, ranks=nodes * each, gpus=nodes * gpus, cores=nodes * one.cores)
         return replace(whole, fewer=tuple(n * each for n in range(min(least, nodes), nodes)))
 
     def _gpus(self) -> int:
         """GPUs of one node."""
-        if in_job():
+        if self.runs_here:
             return _machine.gpus()
         return self.gpus if self.gpus is not None else _sbatch.gpus(self.sbatch)
 
@@ -114,7 +120,7 @@ class Slurm:
         if least > most:
             said = f"{least} nodes at least are more than {most} at most"
             found.append(Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={most}:{least}"))
-        elif in_job() and not least <= cluster.hosts <= most:
+        elif self.runs_here and not least <= cluster.hosts <= most:
             said = f"this job has {cluster.hosts} node(s)"
             found.append(
                 Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={cluster.hosts}, or sbatch -N")
@@ -123,13 +129,40 @@ class Slurm:
         if cluster.gpus and each > cluster.gpus // cluster.hosts:
             said = f"a node has {cluster.gpus // cluster.hosts} GPU(s), and every rank needs its own"
             found.append(Problem("launcher.ranks", each, said, "set fewer, more launcher.gpus, or train.device=cpu"))
+        return [*found, *self._of_options(), *self._of_arrays()]
+
+    def _of_options(self) -> Iterator[Problem]:
         for option, value in self.sbatch.items():
             if (ours := OURS.get(_sbatch.dashed(option))) is not None:
-                found.append(Problem(f"launcher.sbatch.{option}", value, f"is set by {ours}", f"set {ours}"))
-        if self.sweep and "array" in self.sbatch:
-            said = "launcher.sweep makes the array"
-            found.append(Problem("launcher.sbatch.array", self.sbatch["array"], said, "set launcher.sbatch.throttle"))
-        return found
+                yield Problem(f"launcher.sbatch.{option}", value, f"is set by {ours}", f"set {ours}")
+        for option, value in self.srun.items():
+            if _sbatch.dashed(option) == "export":
+                said = "is ALL always: by its environment a task knows to which run it belongs"
+                yield Problem(
+                    f"launcher.srun.{option}", value, said, "set launcher.sbatch.export, or use launcher.setup"
+                )
+
+    def _of_arrays(self) -> Iterator[Problem]:
+        array = _sbatch.array(self.sbatch)
+        if self.sweep and array is not None:
+            yield Problem(
+                "launcher.sbatch.array", array, "launcher.sweep makes the array", "set launcher.sbatch.throttle"
+            )
+        for member in self.sweep:
+            try:
+                shlex.split(member)
+            except ValueError as error:
+                yield Problem("launcher.sweep", member, f"is no line of words: {error}", "quote it as in a shell")
+        task = self.runs_here and "SLURM_ARRAY_JOB_ID" in os.environ
+        if self.restart == "chain" and (self.sweep or array is not None or task):
+            said = "every task of an array would submit the whole array again"
+            yield Problem(
+                "launcher.restart", "chain", said, "set launcher.restart=requeue, which starts one task again"
+            )
+
+    def members(self, root: Path) -> Mapping[int, Sequence[str]]:
+        """Implements preflight.Sweeps."""
+        return {} if self.runs_here else {n: shlex.split(self.sweep[n]) for n in _submit.to_do(self, root)}
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> Watched:
         """Start the ranks on the nodes of this job."""
@@ -152,6 +185,8 @@ class Slurm:
         words = ["srun", f"--nodes={cluster.hosts}", f"--ntasks={cluster.hosts * tasks}", f"--ntasks-per-node={tasks}"]
         # A task that ends is the agent's to judge, and keepers do not speak MPI.
         words += ["--kill-on-bad-exit=0", "--wait=0", "--mpi=none", "--unbuffered"]
+        # As sbatch was told to (--export=NONE), srun would leave the token out by which keepers belong to this run.
+        words += ["--export=ALL"]
         words += ["--no-kill"] if least < most else []
         # srun does not take it over from sbatch (since Slurm 22.05).
         given = os.environ.get("SLURM_CPUS_PER_TASK")
@@ -166,7 +201,7 @@ class Slurm:
 
     def hand_over(self, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> Sequence[str] | None:
         """Submit the run, where that is wanted; what to tell. None inside a job: the run is to be run here."""
-        if in_job():
+        if self.runs_here:
             return None
         if not self.submit:
             said, hint = (

@@ -27,9 +27,9 @@ fault of the program or of its data, and stops the run early.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from trainkit.protocols import Outcome
 from trainkit.resilience.failure import Cause, Failure
@@ -75,6 +75,12 @@ class State:
 
 class IllegalMove(Exception):
     """Something happened that cannot happen in this phase: a bug of the caller."""
+
+
+def regular(events: Iterable[Mapping[str, Any]], committed: Collection[int]) -> set[int]:
+    """Those of the `committed` steps that were not saved because a rank failed. Such a checkpoint tells nothing of how
+    the run gets on: there is one after every failure."""
+    return {*committed} - {event["step"] for event in events if event["event"] == "save" and "rescued_by" in event}
 
 
 def start(attempt: int, sizes: Sequence[int], saved: int) -> State:

@@ -27,7 +27,7 @@ def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def slurm(tmp_path: Path, said: str) -> None:
     """A Slurm whose queue is what it `said`, and that knows no other job."""
-    for name, text in {"squeue": f"echo '{said}'", "scontrol": "exit 1"}.items():
+    for name, text in {"squeue": f"echo '{said}'", "scontrol": "echo Invalid job id specified >&2; exit 1"}.items():
         write(tmp_path / "bin" / name, f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
 
@@ -82,6 +82,24 @@ def test_a_lock_on_this_machine_is_enough(tmp_path: Path) -> None:
 def test_what_the_folder_leaves_open_is_asked_of_slurm(tmp_path: Path, said: str, found: tuple[str, str]) -> None:
     slurm(tmp_path, said)
     assert state(folder(tmp_path, "launch", job="17")) == found
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("18|PENDING|Dependency", ("queued", "18")),
+        ("17|COMPLETING|node3\n18|PENDING|Dependency", ("running", "17")),
+        ("17|TIMEOUT|\n18|RUNNING|node3", ("running", "18")),
+        ("17|TIMEOUT|\n18|CANCELLED|", ("lost", "17")),
+    ],
+)
+def test_the_job_that_waited_for_the_end_goes_on(tmp_path: Path, said: str, found: tuple[str, str]) -> None:
+    """Until it begins, the folder names the one before."""
+    slurm(tmp_path, said)
+    run = folder(tmp_path, "launch", "end", "requeue", job="17", status="stopped")
+    write(run.job, json.dumps({"job": "17", "successor": "18", "submitted": OLD}))
+    (standing,) = standings([run.root])
+    assert (standing.state, standing.job) == found
 
 
 def test_that_slurm_does_not_answer_says_nothing_of_a_run(tmp_path: Path) -> None:

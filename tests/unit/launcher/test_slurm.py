@@ -38,13 +38,27 @@ DDP = Ddp(bucket_cap_mb=25, timeout_s=60)
 
 @pytest.fixture(autouse=True)
 def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK", "SLURM_RESTART_COUNT"):
+    for name in (
+        "SLURM_JOB_ID",
+        "SLURM_JOB_NUM_NODES",
+        "SLURM_CPUS_PER_TASK",
+        "SLURM_RESTART_COUNT",
+        "SLURM_ARRAY_JOB_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
 def job(monkeypatch: pytest.MonkeyPatch, **around: str) -> None:
     for name, value in {"SLURM_JOB_ID": "17", "SLURM_JOB_NUM_NODES": "2", **around}.items():
         monkeypatch.setenv(name, value)
+
+
+def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
+    """Only these are installed, and what is in /bin."""
+    for name, text in scripts.items():
+        write(folder / name, f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin" if "sacct" in scripts else f"{folder}:/bin")
 
 
 @pytest.mark.parametrize(
@@ -81,12 +95,27 @@ def test_a_span_is_taken_down_to_its_least(monkeypatch: pytest.MonkeyPatch) -> N
     assert [p.key for p in span.problems(span.cluster(DDP, "cpu"))] == ["launcher.nodes"]
 
 
+def test_what_is_to_be_submitted_has_nothing_to_do_with_the_job_in_which_that_is_typed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A notebook, or a shell in an allocation."""
+    asked = replace(PLAIN, nodes=4, gpus=8, submit=True, restart="chain")
+    job(monkeypatch, SLURM_JOB_NUM_NODES="1", SLURM_ARRAY_JOB_ID="17")
+    cluster = asked.cluster(DDP, "auto")
+    assert (cluster.hosts, cluster.gpus) == (4, 32)
+    assert asked.problems(cluster) == []
+    here = replace(asked, submit=False)
+    assert here.cluster(DDP, "cpu").hosts == 1
+    assert here.hand_over({}, [], cluster) is None
+
+
 def test_what_is_refused() -> None:
     wrong = replace(
         PLAIN,
         nodes="4:2",
         sbatch={"ntasks_per_node": 2, "signal": "TERM", "array": "0-9", "account": "a"},
         sweep=["train.seed=1"],
+        srun={"export": "NONE", "container_image": "x"},
     )
     problems = wrong.problems(Cluster(hosts=2, ranks=8, gpus=4, cores=2))
     assert [p.key for p in problems] == [
@@ -94,9 +123,22 @@ def test_what_is_refused() -> None:
         "launcher.ranks",
         "launcher.sbatch.ntasks_per_node",
         "launcher.sbatch.signal",
+        "launcher.srun.export",
         "launcher.sbatch.array",
     ]
     assert all(p.hint for p in problems)
+
+
+@pytest.mark.parametrize("array", [{"sweep": ["train.seed=1"]}, {"sbatch": {"array": "0-9"}}])
+def test_an_array_is_not_chained(array: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task would submit the whole array again: the jobs would multiply."""
+    one = Cluster(hosts=2, ranks=8, gpus=0, cores=2)
+    (problem,) = replace(PLAIN, restart="chain", **array).problems(one)
+    assert (problem.key, problem.value) == ("launcher.restart", "chain")
+    assert "launcher.restart=requeue" in problem.hint
+    assert replace(PLAIN, **array).problems(one) == replace(PLAIN, restart="chain").problems(one) == []
+    job(monkeypatch, SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="3")  # sbatch --array slurm/train.sbatch
+    assert [p.key for p in replace(PLAIN, restart="chain").problems(one)] == ["launcher.restart"]
 
 
 def test_the_tasks_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +148,7 @@ def test_the_tasks_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (order.keepers, order.places) == (2, 4)
     assert {"--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=6", "--container-image=a b"} <= {*order.start}
     assert "--no-kill" not in order.start
+    assert "--export=ALL" in order.start  # whatever sbatch --export said, srun would do the same
     each = replace(PLAIN, style="rank", cpus=3, nodes="1:2").order(cluster)
     assert (each.keepers, each.places) == (8, 1)
     assert {"--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=3", "--no-kill"} <= {*each.start}
@@ -122,13 +165,6 @@ case "$4" in
 esac
 """
 DOWN = 'echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
-
-
-def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
-    for name, text in scripts.items():
-        write(folder / name, f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin" if "sacct" in scripts else f"{folder}:/bin")
 
 
 def test_what_each_command_knows_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +185,14 @@ def test_a_controller_that_is_down_says_nothing_of_a_job(tmp_path: Path, monkeyp
     commands(tmp_path, monkeypatch, squeue=DOWN, scontrol=DOWN)
     assert _control.states(["17"]) is None
     assert _control.states([]) == {}
+    munge = 'echo "squeue: error: Munge encode failed: Failed to access socket" >&2; exit 1'
+    commands(tmp_path, monkeypatch, squeue=munge, scontrol=munge)
+    assert _control.states(["17"]) is None  # whatever it fails for
+    commands(tmp_path, monkeypatch, squeue="true", scontrol=munge)
+    assert _control.states(["17"]) is None
+    commands(tmp_path, monkeypatch, scontrol=SCONTROL)
+    assert _control.states(["17"]) == {}  # that it does not know a job is an answer
+    commands(tmp_path, monkeypatch, squeue=DOWN, scontrol=DOWN)
     assert _control.requeue("17") is None
     monkeypatch.setenv("PATH", "")  # nor does a machine without Slurm
     assert _control.states(["17"]) is None

@@ -25,13 +25,15 @@ DEPTH = 3
 @dataclass(frozen=True, kw_only=True)
 class Standing:
     """`state`: queued, running, done, stopped, failed, refused, killed, lost (nobody is at work, and no end is told) or
-    unclear, where Slurm would have to be asked; `note`: how that is known."""
+    unclear, where Slurm would have to be asked; `note`: how that is known; `successor`: the job that waits for the end
+    of `job`."""
 
     folder: RunFolder
     state: str
     job: str | None
     step: int
     note: str = ""
+    successor: str | None = None
 
     @property
     def goes_on(self) -> bool:
@@ -41,17 +43,18 @@ class Standing:
 def standings(roots: Sequence[Path]) -> list[Standing]:
     """Of all these run folders."""
     found = [_from_folder(RunFolder(root)) for root in roots]
-    open_jobs = [standing.job for standing in found if standing.state == "unclear" and standing.job is not None]
-    said = _control.states(open_jobs)
+    unclear = [standing for standing in found if standing.state == "unclear"]
+    said = _control.states([job for standing in unclear for job in (standing.job, standing.successor) if job])
     return [_with_slurm(standing, said) if standing.state == "unclear" else standing for standing in found]
 
 
 def _from_folder(folder: RunFolder) -> Standing:
     events = [*read_lines(folder.events)]
     kinds = [event["event"] for event in events if event["event"] in ("launch", "end", "requeue")]
-    job = _submit.read(folder).get("job")
+    known = _submit.read(folder)
+    job = known.get("job")
     step = max((row["step"] for row in read_lines(folder.metrics)), default=0)
-    here = Standing(folder=folder, state="unclear", job=job, step=step)
+    here = Standing(folder=folder, state="unclear", job=job, step=step, successor=known.get("successor"))
     if kinds and kinds[-1] == "end" and folder.summary.exists() and not _newer(folder.job, folder.summary):
         return replace(here, state=json.loads(folder.summary.read_text())["status"])
     age = _age(folder.heartbeat)
@@ -69,7 +72,9 @@ def _from_folder(folder: RunFolder) -> Standing:
 def _with_slurm(standing: Standing, said: Mapping[str, JobState] | None) -> Standing:
     if said is None:
         return replace(standing, note=f"Slurm cannot be asked; {standing.note}")
-    state = said.get(str(standing.job))
+    state, following = said.get(str(standing.job)), said.get(str(standing.successor))
+    if (state is None or state.over) and following is not None and not following.over:
+        return _with_slurm(replace(standing, job=standing.successor, successor=None), said)
     if state is None:
         return replace(standing, state="lost", note=f"Slurm no longer knows job {standing.job}; {standing.note}")
     if state.state in ("PENDING", "REQUEUED", "SUSPENDED", "CONFIGURING"):

@@ -22,7 +22,7 @@ def main(words: Sequence[str]) -> int:
 def _stop(standing: Standing) -> int:
     root = standing.folder.root
     waiting = [job for job in (_submit.read(standing.folder).get("successor"),) if job]
-    if standing.state == "queued" and standing.job:
+    if standing.state == "queued" and standing.job and standing.job not in waiting:
         waiting.append(standing.job)
     if waiting and _control.cancel(waiting) is None:
         say(f"{root}: Slurm does not answer, so job {', '.join(waiting)} is still in the queue", error=True)

@@ -13,7 +13,7 @@ from trainkit.launcher import _control
 
 def main(words: Sequence[str]) -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
-        file.write(str(rendered(words)))
+        file.write(str(rendered(words, by_hand=False)))
         file.flush()
         said = _control.command("sbatch", "--test-only", file.name)
     if said is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,17 @@ from trainkit.cli.slurm import under_slurm
 from trainkit.cli.terminal import say
 from trainkit.errors import EXIT_FAILED, ConfigError, Fenced, Problem
 from trainkit.launcher import _control, _submit
-from trainkit.launcher._takeover import Job, take_over
+from trainkit.launcher._sbatch import WARNING
+from trainkit.launcher._takeover import Job, chainable, take_over
 from trainkit.launcher.local import warm_agent
 from trainkit.launcher.slurm import Slurm
-from trainkit.resilience import requeue
+from trainkit.resilience import recovery, requeue
 from trainkit.resilience.lock import RunLock
 from trainkit.runfolder import RunFolder, read_lines
 from trainkit.settings import Settings
 
 GHOST_S = 120.0
-PATIENCE_S = 60.0  # with a controller that does not answer
+PATIENCE_S, LOOK_S = 60.0, 2.0  # with a controller that does not answer
 
 
 def main(words: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> int:
             from trainkit import front
 
             begun = len([*read_lines(life.folder.events)])
-            code = front.run(config, settings, cluster, words)
+            code = front.run(config, warned(settings), cluster, words)
             life.end(code, begun)
         except Fenced as error:
             say(f"error: {error}", error=True)
@@ -64,7 +65,14 @@ def completed(words: Sequence[str], job: Job) -> list[str]:
     added = [] if any(word.startswith("run.dir=") for word in words) else [f"run.dir=runs/slurm_{job.number}"]
     if not any(word.startswith("launcher.nodes=") for word in words):
         added.append(f"launcher.nodes={os.environ['SLURM_JOB_NUM_NODES']}")
-    return under_slurm(words, *added)
+    return under_slurm(words, *added, "launcher.submit=false")
+
+
+def warned(settings: Settings) -> Settings:
+    """With Slurm's warning among the signals that ask to save, whatever run.signals says: the script ignores it until
+    this process takes it, so it would be lost without a word."""
+    signals = settings.run.signals
+    return settings if WARNING in signals else replace(settings, run=replace(settings.run, signals=(*signals, WARNING)))
 
 
 class Life:
@@ -76,12 +84,14 @@ class Life:
 
     def begin(self, words: Sequence[str]) -> bool:
         """Take the folder over. False if the run is not to go on."""
+        if self.launcher.restart == "chain":
+            chainable(self.folder)
         before = take_over(self.folder, self.job)
         until_free(self.folder)
         goes_on = before is not None and before.rpartition(".")[0] in (self.job.number, self.job.before)
         if not goes_on:  # a person has submitted it: what became of earlier jobs does not count
             _submit.write(self.folder, counted_from=len([*read_lines(self.folder.events)]))
-        _submit.write(self.folder, job=self.job.number, words=[*words], directory=str(Path.cwd()))
+        _submit.write(self.folder, job=self.job.number, successor=None, words=[*words], directory=str(Path.cwd()))
         self.link_output()
         if goes_on and self.unexplained():
             # It had no time to say anything: its node is gone, or Slurm has taken the nodes without a warning.
@@ -91,10 +101,23 @@ class Life:
         if self.launcher.restart == "chain":
             if self.called_off():
                 return False
-            least, most = self.launcher.span
-            self.successor = self.job.chain(self.folder, f"{least}-{most}", words)
-            _submit.write(self.folder, successor=self.successor)
+            self.chain()
         return True
+
+    def chain(self) -> None:
+        """Have another job wait for the end of this one. Slurm may be down, which is no reason not to train: then
+        there is none, and it is tried again at the end."""
+        least, most = self.launcher.span
+        until = time.monotonic() + PATIENCE_S
+        while self.successor is None:
+            try:
+                self.successor = self.job.chain(self.folder, f"{least}-{most}")
+            except _submit.NoAnswer:
+                if time.monotonic() > until:
+                    say("warning: no job waits for the end of this one: Slurm does not answer", error=True)
+                    return
+                time.sleep(LOOK_S)
+        _submit.write(self.folder, successor=self.successor)
 
     def link_output(self) -> None:
         """Where sbatch was typed by hand, its output is elsewhere; `jobs logs` looks in the run folder."""
@@ -131,11 +154,11 @@ class Life:
             self.give_up(reason)
         else:
             self.folder.event("requeue", cause=why, saved=self.saved(), job=self.job.number)
-            if self.successor is not None:
-                say(f"{why}: job {self.successor} goes on")
-            else:
+            if self.launcher.restart == "requeue":
                 say(f"{why}: job {self.job.number} is queued again")
                 self.queue_again()
+            else:
+                self.let_go_on(why)
 
     def against(self, why: requeue.Cause) -> str:
         events = [*read_lines(self.folder.events)][_submit.read(self.folder).get("counted_from", 0) :]
@@ -149,7 +172,9 @@ class Life:
         return False
 
     def saved(self) -> int:
-        return max(committed(self.folder.checkpoints(self.settings.checkpoint.dir)), default=-1)
+        """Step of the newest checkpoint that was not saved because a rank failed; -1 for none."""
+        steps = committed(self.folder.checkpoints(self.settings.checkpoint.dir))
+        return max(recovery.regular(read_lines(self.folder.events), steps), default=-1)
 
     def running(self) -> bool:
         """Whether Slurm still means this job to run: requeueing one that was cancelled would bring it back. True where
@@ -161,10 +186,21 @@ class Life:
     def queue_again(self) -> None:
         until = time.monotonic() + PATIENCE_S
         while (said := _control.requeue(self.job.number)) is None and time.monotonic() < until:
-            time.sleep(2.0)
+            time.sleep(LOOK_S)
         if said is None or not said.ok:
             told = said.error if said else "Slurm does not answer"
             say(f"it could not be queued again: {told}\n    submit it anew, or set launcher.restart=chain", error=True)
+
+    def let_go_on(self, why: requeue.Cause) -> None:
+        """The job that waits for this one's end is free to start; where none could be made before, one is now."""
+        try:
+            self.chain()
+        except ConfigError as refused:  # the run's own end is not to change with it
+            say(f"no job goes on after this one: {refused}", error=True)
+        if self.successor is not None:
+            say(f"{why}: job {self.successor} goes on")
+        else:
+            say("submit it anew: nothing of what is saved is lost", error=True)
 
     def dismiss(self) -> None:
         """Nobody is to go on after this job."""

@@ -8,20 +8,23 @@ from collections.abc import Sequence
 from trainkit.cli.run import prepare
 from trainkit.cli.slurm import under_slurm
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.launcher import _takeover
 from trainkit.launcher._sbatch import Script
 from trainkit.launcher._submit import script
 from trainkit.launcher.slurm import Slurm
 
 
 def main(words: Sequence[str]) -> int:
-    sys.stdout.write(str(rendered(words)))
+    sys.stdout.write(str(rendered(words, by_hand=True)))
     return EXIT_DONE
 
 
-def rendered(words: Sequence[str], python: str = sys.executable) -> Script:
+def rendered(words: Sequence[str], python: str = sys.executable, *, by_hand: bool) -> Script:
     """The script of a run that is checked."""
-    words = under_slurm(words)
+    words = under_slurm(words, "launcher.submit=true")  # a job that this may be typed in does not matter
     config, settings, cluster = prepare(words)
     if not isinstance(settings.launcher, Slurm):
         raise ConfigError([Problem("launcher", "slurm", "is another component here", "rename your own")])
-    return script(settings.launcher, config, words, cluster, python)
+    if by_hand and settings.launcher.restart == "chain":
+        raise ConfigError([_takeover.NO_CHAIN])
+    return script(settings.launcher, config, words, cluster, python, by_hand)

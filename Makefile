@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
 SLURM := slurm-wlm munge iproute2
 
-.PHONY: run test test-all install slurm-here horovod golden bench soak clean help
+.PHONY: run test test-all drills install slurm-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -50,7 +50,11 @@ test: $(VENV)/.installed-test slurm-here
 
 # make test-all   the slow tests too
 test-all: test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not drill"
+
+# make drills     those that CI has no time for
+drills: $(VENV)/.installed-test slurm-here
+	$(BIN)/python -m pytest -m drill
 
 # make golden     write the committed configurations of the recipes, and the README's table of features, anew
 golden: $(VENV)/.installed-test

@@ -108,7 +108,7 @@ def as_undisturbed(running: Running, whole: Path) -> None:
     assert audit.count("ok: ") == 4, audit
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.drill)])
 def test_the_run_goes_on_and_saves_again_when_there_is_room(
     strategy: str, disk: Disk, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -87,7 +87,13 @@ def as_undisturbed(running: Running, whole: Path) -> None:
     assert curve(running.run) == curve(whole)
 
 
-@pytest.mark.parametrize(("strategy", "every"), [("fsdp", 1), ("zero3", 2), ("pipeline", 1), ("tensor", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "every"),
+    [
+        ("fsdp", 1),
+        *(pytest.param(name, n, marks=pytest.mark.drill) for name, n in (("zero3", 2), ("pipeline", 1), ("tensor", 2))),
+    ],
+)
 def test_killed_ranks_cost_so_many_steps(
     strategy: str, every: int, whole: Callable[[str], Path], shared_memory: set[str], tmp_path: Path
 ) -> None:

@@ -14,7 +14,10 @@ from tests.chaos.faults import STORM, nan
 from tests.chaos.project import STEPS, WORDS, made
 from tests.e2e.command import Running, curve, done, events, last_step, trained, weights
 
-STRATEGIES = ["ddp", "fsdp", "zero2", "zero3", "horovod", "pipeline"]
+STRATEGIES = [
+    *("ddp", "fsdp", "zero3", "horovod"),
+    *(pytest.param(name, marks=pytest.mark.drill) for name in ("zero2", "pipeline")),
+]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

@@ -10,6 +10,7 @@ from tests.e2e.command import TRAINKIT, curve, done
 from tests.slurm.cluster import Cluster
 
 STRATEGIES = ("ddp", "fsdp", "tensor", "pipeline", "mesh", "zero1", "zero2", "zero3", "horovod", "accelerate")
+IN_CI = ("fsdp", "zero3", "horovod")
 WORDS = (
     *(
         "recipe=llm_pretrain",
@@ -33,7 +34,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", [name if name in IN_CI else pytest.param(name, marks=pytest.mark.drill) for name in STRATEGIES]
+)
 def test_the_curve_is_that_of_local(cluster: Cluster, local: Path, strategy: str, tmp_path: Path) -> None:
     """A command in a job of one's own, as after salloc."""
     command = " ".join([*TRAINKIT, *WORDS, *NODES, f"strategy={strategy}", "run.dir=run"])

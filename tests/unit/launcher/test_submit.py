@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def test_a_run_is_submitted_from_inside_a_job(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    monkeypatch.setenv("TRAINKIT_JOB_BEFORE", "8")
+    sbatch(here, monkeypatch, f"env > sbatch.env; {SBATCH}")
     assert main(["slurm", "submit", *RUN, "launcher.nodes=2", "strategy=ddp", "run.dir=run"]) == 0
+    assert not re.findall("SLURM|TRAINKIT_JOB_BEFORE", (here / "sbatch.env").read_text())
     assert "job 17 is submitted" in capsys.readouterr().out
     assert main(["slurm", "render", *RUN, "launcher.nodes=2", "strategy=ddp", "run.dir=run"]) == 0
     for script in ((here / "run/job.sbatch").read_text(), capsys.readouterr().out):

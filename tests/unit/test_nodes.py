@@ -225,6 +225,29 @@ def test_a_stranger_is_not_listened_to(begun: Begin) -> None:
     assert "0 of 2 tasks called back" in events(folder, "failure")[0]["message"]
 
 
+def test_strangers_on_the_port_disturb_nobody(begun: Begin) -> None:
+    """Before the keepers come, and while they train."""
+    knocks = """\
+import socket, threading, time
+def knock(said):
+    door = socket.create_connection((sys.argv[7], int(sys.argv[4])))
+    door.sendall(said)
+    return door
+said = (b"GET / HTTP/1.1\\r\\n\\r\\n", b"[]\\n", b'{"what": "hello", "token": "\\xc3\\xa9"}\\n', b"")
+first = [knock(each) for each in said]
+def again():
+    while True:
+        time.sleep(0.1)
+        [knock(each).close() for each in said]
+threading.Thread(target=again, daemon=True).start()
+"""
+    first, rest = SRUN.split("\n", 1)
+    job, folder = begun(srun=f"{first}\n{knocks}{rest}")
+    go(folder)
+    assert ended(job) == 0
+    assert events(folder, "failure") == []
+
+
 def test_a_task_without_the_token_says_so(begun: Begin) -> None:
     """srun was told to leave the environment out."""
     bare = SRUN.replace("os.environ | each", "{k: v for k, v in os.environ.items() if 'TOKEN' not in k} | each")

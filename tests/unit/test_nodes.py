@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.unit.conftest import until, write
+from trainkit import nodes
 from trainkit.config import compose
 from trainkit.launcher._address import candidates
 from trainkit.launcher._order import Order
@@ -256,6 +257,17 @@ def test_a_task_without_the_token_says_so(begun: Begin) -> None:
     told = (folder.logs(1) / "agent.log").read_text()
     assert "TRAINKIT_KEEPER_TOKEN is not set here: srun did not pass its environment on" in told
     assert "KeyError" not in told
+
+
+@pytest.mark.parametrize(("keepers", "host"), [(1, "127.0.0.1"), (2, "")])
+def test_the_port_of_one_machine_is_closed_to_others(keepers: int, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def door(*asked: Any) -> None:
+        raise TimeoutError(asked[0])
+
+    monkeypatch.setattr(nodes, "Door", door)
+    with pytest.raises(TimeoutError) as asked:
+        nodes.Nodes(Order(start=[], keepers=keepers, places=1, lost_s=5.0, owner={}), lambda: True)
+    assert asked.value.args == (host,)
 
 
 def test_the_loopback_is_no_address_for_others() -> None:

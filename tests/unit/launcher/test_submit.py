@@ -107,6 +107,11 @@ def test_nothing_is_left_of_what_sbatch_refuses(
     assert main(["slurm", "submit", *RUN, "run.dir=runs/a"]) == 2
     assert "sbatch refuses the job: invalid account" in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["bin"]
+    sbatch(here, monkeypatch, "echo Unable to contact slurm controller >&2; exit 1")
+    assert main(["slurm", "submit", *RUN, "run.dir=runs/b"]) == 2
+    assert "Slurm does not answer" in capsys.readouterr().err
+    assert (here / "runs/b/logs").is_dir()  # it may have taken the job all the same
+    sbatch(here, monkeypatch, "echo invalid account >&2; exit 1")
     write(here / "runs/a/job.sbatch", "of the job before")
     assert main(["slurm", "submit", *RUN, "run.dir=runs/a"]) == 2
     assert (here / "runs/a/job.sbatch").read_text() == "of the job before"

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.unit.conftest import until, write
+from trainkit import nodes
 from trainkit.config import compose
 from trainkit.launcher._address import candidates
 from trainkit.launcher._order import Order
@@ -225,6 +226,29 @@ def test_a_stranger_is_not_listened_to(begun: Begin) -> None:
     assert "0 of 2 tasks called back" in events(folder, "failure")[0]["message"]
 
 
+def test_strangers_on_the_port_disturb_nobody(begun: Begin) -> None:
+    """Before the keepers come, and while they train."""
+    knocks = """\
+import socket, threading, time
+def knock(said):
+    door = socket.create_connection((sys.argv[7], int(sys.argv[4])))
+    door.sendall(said)
+    return door
+said = (b"GET / HTTP/1.1\\r\\n\\r\\n", b"[]\\n", b'{"what": "hello", "token": "\\xc3\\xa9"}\\n', b"")
+first = [knock(each) for each in said]
+def again():
+    while True:
+        time.sleep(0.1)
+        [knock(each).close() for each in said]
+threading.Thread(target=again, daemon=True).start()
+"""
+    first, rest = SRUN.split("\n", 1)
+    job, folder = begun(srun=f"{first}\n{knocks}{rest}")
+    go(folder)
+    assert ended(job) == 0
+    assert events(folder, "failure") == []
+
+
 def test_a_task_without_the_token_says_so(begun: Begin) -> None:
     """srun was told to leave the environment out."""
     bare = SRUN.replace("os.environ | each", "{k: v for k, v in os.environ.items() if 'TOKEN' not in k} | each")
@@ -233,6 +257,17 @@ def test_a_task_without_the_token_says_so(begun: Begin) -> None:
     told = (folder.logs(1) / "agent.log").read_text()
     assert "TRAINKIT_KEEPER_TOKEN is not set here: srun did not pass its environment on" in told
     assert "KeyError" not in told
+
+
+@pytest.mark.parametrize(("keepers", "host"), [(1, "127.0.0.1"), (2, "")])
+def test_the_port_of_one_machine_is_closed_to_others(keepers: int, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def door(*asked: Any) -> None:
+        raise TimeoutError(asked[0])
+
+    monkeypatch.setattr(nodes, "Door", door)
+    with pytest.raises(TimeoutError) as asked:
+        nodes.Nodes(Order(start=[], keepers=keepers, places=1, lost_s=5.0, owner={}), lambda: True)
+    assert asked.value.args == (host,)
 
 
 def test_the_loopback_is_no_address_for_others() -> None:

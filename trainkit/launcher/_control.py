@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ASK_S = 20.0
-UNKNOWN = "Invalid job id"
+UNKNOWN = re.compile(r"Invalid job id|Job \S+ not found")
 """What scontrol says of a job that Slurm does not know, or no longer."""
+OF_A_JOB = ("SLURM", "TRAINKIT_JOB_", "TRAINKIT_OWNER")
+"""So begin the variables that tell a process to which job it belongs."""
 FINAL = {
     "COMPLETED",
     "FAILED",
@@ -54,7 +56,7 @@ class JobState:
 def command(*words: str, **more: str) -> Said | None:
     """Run one of Slurm's commands; None where it is not installed, or does not answer. What the job that this process
     may belong to has in its environment (its number, its tasks) is not for it: a new job would inherit that."""
-    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM")}
+    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith(OF_A_JOB)}
     try:
         done = subprocess.run(
             words, capture_output=True, text=True, timeout=ASK_S, env=kept | more, stdin=subprocess.DEVNULL
@@ -83,7 +85,7 @@ def states(jobs: Sequence[str]) -> Mapping[str, JobState] | None:
     for job in jobs:
         if job not in found:
             shown = command("scontrol", "-o", "show", "job", job)
-            if shown is None or not (shown.ok or UNKNOWN in shown.error):
+            if shown is None or not (shown.ok or UNKNOWN.search(shown.out + shown.error)):
                 return None
             found |= _shown(job, shown.out)
     if left := [job for job in jobs if job not in found]:

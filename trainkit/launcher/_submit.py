@@ -66,7 +66,7 @@ def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], clu
         return [f"all {len(launcher.sweep)} members of the sweep in {folder.root} are done"]
     with _laid_out(folder, str(made)):
         job = sbatch(str(folder.script))
-    write(folder, job=job, successor=None, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
+    write(folder, job=job, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
     members = f", members {', '.join(map(str, made.members))}" if made.members else ""
     return [
         f"job {job} is submitted{members}",
@@ -88,6 +88,8 @@ def _laid_out(folder: RunFolder, text: str) -> Iterator[None]:
     replace_text(folder.script, text)
     try:
         yield
+    except NoAnswer:  # it may have taken the job all the same
+        raise
     except ConfigError:
         if before is None:
             folder.script.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def test_a_run_is_submitted_from_inside_a_job(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    monkeypatch.setenv("TRAINKIT_JOB_BEFORE", "8")
+    sbatch(here, monkeypatch, f"env > sbatch.env; {SBATCH}")
     assert main(["slurm", "submit", *RUN, "launcher.nodes=2", "strategy=ddp", "run.dir=run"]) == 0
+    assert not re.findall("SLURM|TRAINKIT_JOB_BEFORE", (here / "sbatch.env").read_text())
     assert "job 17 is submitted" in capsys.readouterr().out
     assert main(["slurm", "render", *RUN, "launcher.nodes=2", "strategy=ddp", "run.dir=run"]) == 0
     for script in ((here / "run/job.sbatch").read_text(), capsys.readouterr().out):
@@ -103,6 +107,11 @@ def test_nothing_is_left_of_what_sbatch_refuses(
     assert main(["slurm", "submit", *RUN, "run.dir=runs/a"]) == 2
     assert "sbatch refuses the job: invalid account" in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["bin"]
+    sbatch(here, monkeypatch, "echo Unable to contact slurm controller >&2; exit 1")
+    assert main(["slurm", "submit", *RUN, "run.dir=runs/b"]) == 2
+    assert "Slurm does not answer" in capsys.readouterr().err
+    assert (here / "runs/b/logs").is_dir()  # it may have taken the job all the same
+    sbatch(here, monkeypatch, "echo invalid account >&2; exit 1")
     write(here / "runs/a/job.sbatch", "of the job before")
     assert main(["slurm", "submit", *RUN, "run.dir=runs/a"]) == 2
     assert (here / "runs/a/job.sbatch").read_text() == "of the job before"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,11 +72,12 @@ def fit(
     from trainkit.rescue import Pocket
 
     settings, lifeline, pocket = ready.settings, lifeline or Lifeline(stop), carried or Pocket()
-    pocket.bound = True
+    pocket.bound, pocket.broke = True, None
     world = settings.strategy.connect(settings.train.device)
     try:
         outcome = train(ready, world, folder, attempt, lifeline, pocket)
     except Exception:
+        pocket.broke = time.time()
         if pocket.kept is not None and world.lets_go:
             world.close()
             pocket.bound = False

@@ -91,7 +91,7 @@ class Rank:
         except Exception as error:
             if not isinstance(error, TrainkitError):  # the others say it all in their message
                 traceback.print_exc()
-            self.told = described(error, order.rank)
+            self.told = described(error, order.rank, self.pocket.broke)
         gc.collect()  # the model of that attempt: the next one needs its memory
         return None
 
@@ -139,11 +139,13 @@ class Rank:
                 replace_text(path, json.dumps(self.told))
 
 
-def described(error: Exception, rank: int) -> dict[str, Any]:
-    """The fields of the `failure` event, while `error` is being handled."""
+def described(error: Exception, rank: int, at: float | None) -> dict[str, Any]:
+    """The fields of the `failure` event, while `error` is being handled; `at`: when it came up, if not just now."""
     code = error.exit_code if isinstance(error, TrainkitError) else EXIT_FAILED
     message = str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}"
     told = failure.event(message, rank) | {"exit_code": code, "traceback": traceback.format_exc()}
+    if at is not None:  # of several ranks the first one is the cause
+        told |= {"time": at}
     if isinstance(error, TrainkitError) and error.hopeless:
         told |= {"cause": "refused"}
     if isinstance(error, CorruptError):  # all ranks raise it; it is told of the one that it is about

@@ -54,10 +54,14 @@ class Kept:
 @dataclass(slots=True)
 class Pocket:
     """What a rank process carries from one attempt to the next. The trainer that has gone on from it empties it.
-    `bound`: the process has not left the ranks of the attempt that broke, and cannot join others."""
+
+    bound  the process has not left the ranks of the attempt that broke, and cannot join others
+    broke  when the attempt broke for this rank, in seconds since the epoch: before the others can have noticed
+    """
 
     kept: Kept | None = None
     bound: bool = False
+    broke: float | None = None
 
 
 def keep(

@@ -122,6 +122,11 @@ def begun(project: Path) -> Iterator[Begin]:
         job.kill()
 
 
+def alive() -> list[psutil.Process]:
+    """What this process has started, and what that has."""
+    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+
+
 def ended(job: LocalJob) -> int:
     until(lambda: job.poll() is not None, "the agent ends", 100)
     code = job.poll()
@@ -148,7 +153,7 @@ def test_a_rank_that_vanishes_is_the_cause_and_not_what_the_other_says(fault: st
     assert (failure["step"], given_up["attempt"]) == (2, 1)
     assert "=0 restarts without a new checkpoint are used up" in given_up["why"]
     assert failure["log"] == str(folder.logs(1) / "rank_1.log")
-    assert [p for p in psutil.Process().children(recursive=True) if "sleep" in p.cmdline()] == []
+    assert [p for p in alive() if "sleep" in p.cmdline()] == []
 
 
 def test_a_rank_that_raises_is_the_cause_with_its_traceback_and_once_more_is_enough(begun: Begin) -> None:
@@ -173,7 +178,7 @@ def test_a_run_is_stopped_with_a_checkpoint_or_killed_with_all_its_ranks(begun: 
     assert save["step"] == stop["step"] < 2000
     again = Local(ranks=2, spares=0).start(folder.root, CLUSTER, folder.next_attempt())
     until(lambda: len(list(folder.logs(2).glob("rank_*.log"))) == 2, "two ranks start")
-    everyone = [p for p in psutil.Process().children(recursive=True) if "trainkit.agent" in p.cmdline()]
+    everyone = [p for p in alive() if "trainkit.agent" in p.cmdline()]
     assert len(everyone) == 3
     again.kill()
     assert ended(again) == -signal.SIGKILL

@@ -3,6 +3,8 @@ controller down."""
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,28 @@ def test_a_plain_sbatch(cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / f"runs/slurm_{number}"
     assert (summary(run)["status"], events(run, "start")[0]["ranks"]) == ("done", 2)
     assert "2 rank(s) on cpu" in asked(cluster, tmp_path, "jobs", "logs", str(run))
+
+
+@pytest.mark.slow
+def test_a_rendered_script_that_is_submitted_by_hand(cluster: Cluster, tmp_path: Path) -> None:
+    """There is no run folder yet, and the job is not given the environment of who submits it."""
+    words = [*WORDS, "launcher.nodes=2", "launcher.ranks=1", "launcher.sbatch.export=NONE", "train.epochs=2"]
+    (tmp_path / "a.sbatch").write_text(asked(cluster, tmp_path, "slurm", "render", *words))
+    number = cluster.run("sbatch", "--parsable", "a.sbatch", cwd=tmp_path).stdout.strip()
+    assert cluster.ended(number)["ExitCode"] == "0:0", (tmp_path / f"slurm-{number}.out").read_text()
+    run = tmp_path / "run"
+    assert (summary(run)["status"], events(run, "start")[0]["ranks"]) == ("done", 2)
+    assert "2 rank(s) on cpu" in asked(cluster, tmp_path, "jobs", "logs", str(run))
+
+
+@pytest.mark.slow
+def test_submitting_from_inside_a_job(cluster: Cluster, tmp_path: Path) -> None:
+    words = shlex.join([*TRAINKIT, *WORDS, *TWO, "train.epochs=2"])
+    outer = cluster.run("sbatch", "--parsable", "-o", "outer.out", "--wrap", words, cwd=tmp_path).stdout.strip()
+    assert cluster.ended(outer)["ExitCode"] == "0:0", (tmp_path / "outer.out").read_text()
+    number = re.findall(r"job (\d+) is submitted", (tmp_path / "outer.out").read_text())[0]
+    assert cluster.ended(number)["ExitCode"] == "0:0"
+    assert events(tmp_path / "run", "start")[0]["ranks"] == 2
 
 
 @pytest.mark.slow

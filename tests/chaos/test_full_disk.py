@@ -119,6 +119,7 @@ def test_the_run_goes_on_and_saves_again_when_there_is_room(
     as_undisturbed(running, whole(strategy))
 
 
+@pytest.mark.drill
 def test_so_it_does_where_the_run_folder_is_on_that_disk_and_small_things_fit(
     disk: Disk, whole: Callable[[str], Path]
 ) -> None:
@@ -172,6 +173,7 @@ def test_failures_in_a_row_end_the_run_which_goes_on_when_there_is_room(
     as_undisturbed(again, whole("fsdp"))
 
 
+@pytest.mark.drill
 def test_a_run_folder_in_which_nothing_fits_ends_the_run_and_spoils_nothing(
     disk: Disk, whole: Callable[[str], Path]
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_job_that_waits(cluster: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_members_of_a_sweep_run_in_turn_and_only_failed_ones_again(cluster: Cluster, tmp_path: Path) -> None:
     sweep = "launcher.sweep=['train.epochs=2','train.epochs=2 recipe.width=5 anomaly.patience=1 optimizer.lr=1e30']"
     words = (*WORDS, *SLURM, "strategy=local", "launcher.restart=no", "launcher.sbatch.throttle=1", "train.epochs=1")

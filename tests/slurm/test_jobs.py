@@ -69,6 +69,7 @@ def test_a_task_per_rank(cluster: Cluster, undisturbed: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_a_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     """Slurm itself warns; where a requeue is forbidden another job waits for the end, and goes on. Asked to stop by a
     person, that one sends the next away."""
@@ -98,6 +99,7 @@ def test_a_job_that_is_cancelled_saves_and_does_not_come_back(cluster: Cluster, 
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_a_node_that_is_needed_is_lost(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
     """Its power goes; the job is queued again and goes on elsewhere."""
     apart(cluster)
@@ -157,6 +159,7 @@ def test_a_ghost_writes_nothing(cluster: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_preemption(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
     run = Submitted(cluster, tmp_path, *WORDS, *TWO, "launcher.sbatch.partition=spot")
     run.reach(150)

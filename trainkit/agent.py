@@ -199,12 +199,12 @@ class Agent:
 
     def recover(self, state: recovery.State, outcome: failure.Failure) -> recovery.State:
         """Decide what follows from a failure, and prepare it."""
-        state = recovery.without(state, self.nodes.gone() if self.nodes else ())
+        state = recovery.without(state, self.ranks.gone())
         state = recovery.decide(self.policy, state, self.regular(), stop.raised, time.monotonic())
         if state.phase == "restarting":
             # What was asked to leave, to take a place in again, would leave again.
             stay = [] if self.asked else self.ranks.staying(state.seats, outcome.told.get("rank"))
-            self.held = max([self.pulse.read(kept).step for kept in stay], default=0)
+            self.held = self.held_by(stay)
             self.dismiss(stay)
             return self.restart(state)
         self.dismiss(())
@@ -214,7 +214,7 @@ class Agent:
 
     def dismiss(self, stay: Collection[int]) -> None:
         """End all ranks but those that `stay`; what they hold is saved first, where no other has it."""
-        held = max([self.pulse.read(rank).step for rank in stay], default=-1)
+        held = self.held_by(stay)
         holding = {rank for rank in self.ranks.standing() if self.pulse.read(rank).step > held}
         self.ranks.keep(holding | {*stay})  # whoever saves also writes what the others were still to write
         leaving = holding - {*stay}
@@ -223,6 +223,10 @@ class Agent:
         while leaving & {*self.ranks.alive()} and time.monotonic() < until:
             time.sleep(GLANCE_S)
         self.ranks.keep(stay)
+
+    def held_by(self, stay: Collection[int]) -> int:
+        """The newest step that one of them holds; 0 for none."""
+        return max([self.pulse.read(rank).step for rank in stay], default=0)
 
     def ended(self, state: recovery.State, how: Outcome) -> recovery.State:
         """They have saved and left. Unless the run was to stop, that was to take a place in again."""
@@ -242,10 +246,7 @@ class Agent:
         while not stop.raised:
             if time.monotonic() >= until:
                 return recovery.go(state)
-            if self.nodes is None:
-                time.sleep(LOOK_S)
-            else:
-                self.nodes.pump(LOOK_S)  # or the keepers would take the agent for gone
+            self.ranks.idle(LOOK_S)
             self.look_for_orders()
         return recovery.called_off(state)
 

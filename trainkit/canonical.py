@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,6 +35,15 @@ def first_names(model: nn.Module) -> dict[str, str]:
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """(name, parameter) of what the optimizer moves, each once."""
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def leaves(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What a nested `state` holds, each by its dotted name."""
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def wildcard(name: str) -> str:

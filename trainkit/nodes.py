@@ -296,6 +296,14 @@ class NodeRanks:
             keeper.wire.close()
             self._nodes.why[keeper.number] = "its ranks could not be ended"
 
+    def gone(self) -> list[int]:
+        """The places of machines that are lost."""
+        return self._nodes.gone()
+
+    def idle(self, seconds: float) -> None:
+        """Let time pass, in which the keepers see that the agent is there."""
+        self._nodes.pump(seconds)
+
     def end(self) -> None:
         self.keep(())
         self._store = None

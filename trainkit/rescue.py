@@ -12,7 +12,7 @@ which samples it had, and what the step came to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 from torch import Tensor, nn
 
+from trainkit.canonical import leaves
 from trainkit.checkpoint.manifest import committed
 from trainkit.checkpoint.store import CheckpointStore, Saved
 from trainkit.data import ledger
@@ -78,7 +79,7 @@ def keep(
     if world.dp_size != world.size or step == 0:
         return None
     state = engine.state_dict()
-    if not all(type(tensor) in (Tensor, nn.Parameter) for _, tensor in _leaves(state)):
+    if not all(type(tensor) in (Tensor, nn.Parameter) for _, tensor in leaves(state)):
         return None  # of a DTensor or a fragment this rank has a part
     return Kept(step, attempt, world.size, _on_host(state), trainer, about, row)
 
@@ -92,9 +93,9 @@ def hand_over(kept: Kept | None, engine: Engine, world: World, saved: int) -> tu
     if newest <= saved:
         return None
     source = steps.index(newest)
-    given = dict(_leaves(kept.state)) if kept is not None and world.rank == source else {}
+    given = dict(leaves(kept.state)) if kept is not None and world.rank == source else {}
     state = engine.state_dict()
-    for name, tensor in _leaves(state):
+    for name, tensor in leaves(state):
         if given:
             tensor.detach().copy_(given[name])
         world.broadcast(tensor.detach(), source)
@@ -111,7 +112,7 @@ def save(kept: Kept, folder: Path, attempt: int, say: Say, rows: Callable[[], No
         if kept.step <= max(committed(folder), default=0):
             return None
         rows()
-        device = next(tensor.device for _, tensor in _leaves(kept.state))
+        device = next(tensor.device for _, tensor in leaves(kept.state))
         return CheckpointStore(folder, Solo(device=device), attempt, kept.about, say).save(
             kept.step, kept.state, kept.trainer
         )
@@ -127,29 +128,16 @@ def fill_in(folder: RunFolder, kept: Kept, settings: Settings, train_samples: in
         rows = (row for path in folder.root.glob("ledger/*/*.jsonl") for row in read_lines(path))
         present = {i for row in rows if row["step"] == kept.step for i in row["ids"]}
         skipped = kept.step in kept.trainer["progress"]["health"]["skipped"]
+        train = settings.train
+        plan = Plan(Order(train_samples, train.seed), train.global_batch, train.micro_batch, 0, kept.ranks)
         for rank, path in enumerate(paths):
-            plan = Plan(
-                Order(train_samples, settings.train.seed),
-                settings.train.global_batch,
-                settings.train.micro_batch,
-                rank,
-                kept.ranks,
-            )
-            step = next(plan.steps(plan.samples_after(kept.step - 1), 1))
+            step = next(replace(plan, rank=rank).steps(plan.samples_after(kept.step - 1), 1))
             if not present.issuperset(step.ids()):
                 append_line(path, ledger.row(kept.step, step, skipped))
     if kept.row is not None:
         truncate_after(folder.metrics, kept.step)
         if not any(row["step"] == kept.step for row in read_lines(folder.metrics)):
             append_line(folder.metrics, kept.row)
-
-
-def _leaves(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _on_host(state: Mapping[str, Any]) -> dict[str, Any]:

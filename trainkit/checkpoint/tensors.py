@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.utils.serialization import config as serialization
 
+from trainkit.canonical import leaves
 from trainkit.checkpoint.manifest import Digest
 
 Layout = dict[str, list[Any]]
@@ -90,16 +91,13 @@ def read(folder: Path, state: dict[str, Any], rank: int, alone: bool) -> None:
                 raise error.failures[rank][0] from error
 
 
-def layout(state: Mapping[str, Any], prefix: str = "") -> Layout:
+def layout(state: Mapping[str, Any]) -> Layout:
     """The layout of `state`. Raises TypeError for a value that is no tensor: small state goes to trainer.json."""
     found: Layout = {}
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            found |= layout(value, f"{prefix}{name}.")
-        elif isinstance(value, torch.Tensor):
-            found[f"{prefix}{name}"] = _entry(value.dtype, value.shape)
-        else:
-            raise TypeError(f"{prefix}{name} in the engine's state is {type(value).__name__}, not a tensor")
+    for name, value in leaves(state):
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} in the engine's state is {type(value).__name__}, not a tensor")
+        found[name] = _entry(value.dtype, value.shape)
     return found
 
 

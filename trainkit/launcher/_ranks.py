@@ -138,18 +138,13 @@ class Ranks:
     def _still(self, rank: int) -> Member | None:
         """The one that has stayed for `rank`, if it lives."""
         member = self._members.get(rank)
-        if member is not None and member.state() in GONE:
-            _end(member)
-            return None
-        return member
+        return member if member is not None and _lives(member) else None
 
     def _spare(self) -> Member | None:
         """One that lives."""
         while self._spares:
-            member = self._spares.pop(0)
-            if member.state() not in GONE:
+            if _lives(member := self._spares.pop(0)):
                 return member
-            _end(member)
         return None
 
     def _fork(self, log: Path, place: Mapping[str, str], spare: bool) -> Member:
@@ -284,12 +279,28 @@ class Ranks:
                 process.kill()
         psutil.wait_procs(left)
 
+    def gone(self) -> list[int]:
+        """The places of machines that are lost: this one is there."""
+        return []
+
+    def idle(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
+
     def end(self) -> None:
         """End all of them at once, spares too."""
         for member in self._spares:
             _end(member)
         self._spares = []
         self.keep(())
+
+
+def _lives(member: Member) -> bool:
+    """Whether it does; if not, that is the end of it."""
+    if member.state() in GONE:
+        _end(member)
+        return False
+    return True
 
 
 def _end(member: Member) -> None:

@@ -21,14 +21,6 @@ from trainkit.protocols import Cluster
 from trainkit.runfolder import RunFolder
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "shm"
-    root.mkdir()
-    monkeypatch.setattr(memory, "ROOT", root)
-    return root
-
-
 def run(path: Path) -> RunFolder:
     (path / "logs").mkdir(parents=True)
     return RunFolder(path)

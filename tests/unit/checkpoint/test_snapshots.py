@@ -22,14 +22,6 @@ from trainkit.runfolder import RunFolder
 from trainkit.trainer import Trainer
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "shm"
-    root.mkdir()
-    monkeypatch.setattr(memory, "ROOT", root)
-    return root
-
-
 def made(run: Path, attempt: int = 1, every: int | None = 3, memory_every: int | None = 1, **more: Any) -> Trainer:
     checkpoint = {"every": every, "memory_every": memory_every, "keep": 9} | more.pop("checkpoint", {})
     return trainer(run, attempt=attempt, **({"steps": 8, "checkpoint": checkpoint} | more))

@@ -22,6 +22,7 @@ from trainkit.errors import EXIT_DONE, EXIT_FAILED
 from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
 from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
+from trainkit.launcher._seat import Seat
 from trainkit.launcher._warm import warm_up
 from trainkit.launcher._wire import CONNECT_S, Message, Wire
 from trainkit.main import stop
@@ -38,7 +39,8 @@ def main(words: Sequence[str]) -> int:
     port, places, lease, *addresses = words
     token = os.environ.pop(TOKEN, None)
     if token is None:
-        sys.stderr.write(f"{socket.gethostname()}: {TOKEN} is not set here: srun did not pass its environment on\n")
+        why = "what started this did not pass its environment on"
+        sys.stderr.write(f"{socket.gethostname()}: {TOKEN} is not set here: {why}\n")
         return EXIT_FAILED
     call = reach([*addresses], int(port))
     if call is None:
@@ -49,9 +51,9 @@ def main(words: Sequence[str]) -> int:
     if card is not None:  # gloo would take the card that the host's name stands for, which may be the loopback
         os.environ.setdefault("GLOO_SOCKET_IFNAME", card)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without touching CUDA before the fork
-    me = {"number": int(os.environ["SLURM_PROCID"]), "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname()}
-    slot = int(os.environ.get("SLURM_LOCALID", "0")) * int(places)
-    wire.send("hello", token=token, slot=slot, reaches=reaches, **me)
+    seat = Seat.here()
+    slot = seat.slot * int(places)
+    wire.send("hello", token=token, number=seat.number, host=seat.host, slot=slot, reaches=reaches)
     return Keeper(wire, float(lease)).serve()
 
 

@@ -255,7 +255,7 @@ def test_a_task_without_the_token_says_so(begun: Begin) -> None:
     job, folder = begun(srun=bare)
     assert ended(job) == 1
     told = (folder.logs(1) / "agent.log").read_text()
-    assert "TRAINKIT_KEEPER_TOKEN is not set here: srun did not pass its environment on" in told
+    assert "TRAINKIT_KEEPER_TOKEN is not set here: what started this did not pass its environment on" in told
     assert "KeyError" not in told
 
 

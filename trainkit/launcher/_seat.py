@@ -1,0 +1,38 @@
+"""Which of the keepers of a run this process is (trainkit/keeper.py), by the variables that its starter has set."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainkit.errors import TrainkitError
+
+NUMBER, SLOT, HOST = "TRAINKIT_KEEPER", "TRAINKIT_KEEPER_SLOT", "TRAINKIT_KEEPER_HOST"
+"""What a starter of ours sets."""
+STARTERS = (
+    (NUMBER, SLOT, HOST),
+    ("SLURM_PROCID", "SLURM_LOCALID", "SLURMD_NODENAME"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", ""),
+    ("PMI_RANK", "MPI_LOCALRANKID", ""),  # MPICH, Intel MPI
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """`number`: of the keeper among all; `slot`: among those of its machine; `host`: what the machine is called."""
+
+    number: int
+    slot: int
+    host: str
+
+    @classmethod
+    def here(cls, around: Mapping[str, str] = os.environ) -> Seat:
+        """Of this process. Raises TrainkitError where no starter has said which it is."""
+        for number, slot, host in STARTERS:
+            if number in around:
+                named = around.get(host) or socket.gethostname()
+                return cls(number=int(around[number]), slot=int(around.get(slot, "0")), host=named)
+        names = ", ".join(number for number, _, _ in STARTERS)
+        raise TrainkitError(f"{socket.gethostname()}: none of {names} is set here: which task is this?")

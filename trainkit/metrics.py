@@ -95,11 +95,11 @@ class MetricLog:
 
 class Meter:
     """Throughput between two rows; what is not training (evaluation, saving) is left out by `restart`. `waited` is the
-    time in seconds for which the loop has waited for data since the last row."""
+    time in seconds for which the loop has waited for data since the start."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._tokens = self.waited = 0.0
+        self._tokens = self.waited = self._told = 0.0
         self._since = time.perf_counter()
 
     def restart(self) -> None:
@@ -114,7 +114,7 @@ class Meter:
         now = time.perf_counter()
         rate = self._tokens / (now - self._since)
         self._tokens, self._since = 0.0, now
-        waited, self.waited = self.waited, 0.0
+        waited, self._told = self.waited - self._told, self.waited
         peak = torch.cuda.max_memory_allocated() / 2**20 if self._cuda else peak_rss_mib()
         rates = {"tokens_per_second": round(rate, 1), "data_wait": round(waited, 6)}
         return rates | {"memory_mb": round(peak), "time": time.time()}

@@ -133,6 +133,20 @@ class Watchdog:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Straggler:
+    """straggler.*: which ranks are told to be slow.
+
+    every  steps between two looks; null: never
+    times  as long as the others, for what a rank does alone
+    looks  so often in a row
+    """
+
+    every: Positive | None
+    times: Annotated[float, Gt(1)]
+    looks: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
 class Integrity:
     """integrity.*: whether the parameters are the same on all ranks, every so many steps and before each checkpoint."""
 
@@ -152,6 +166,7 @@ class Settings:
     anomaly: Anomaly
     recovery: Recovery
     watchdog: Watchdog
+    straggler: Straggler
     integrity: Integrity
     optimizer: Optimizer
     schedule: Schedule

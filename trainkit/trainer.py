@@ -24,8 +24,9 @@ from trainkit.checkpoint.snapshots import Snapshots
 from trainkit.checkpoint.store import CheckpointStore
 from trainkit.data.ledger import Ledger
 from trainkit.data.loader import load, loader
-from trainkit.data.order import Order, derive
+from trainkit.data.order import Order
 from trainkit.data.plan import Plan, Step, split
+from trainkit.data.seed import reseed
 from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
 from trainkit.metrics import Meter, MetricLog, over_all_ranks
@@ -34,6 +35,7 @@ from trainkit.protocols import Batch, Data, Engine, Outcome, World
 from trainkit.rescue import Pocket, fill_in, hand_over, keep
 from trainkit.resilience.guard import Guard
 from trainkit.resilience.pulse import Lifeline
+from trainkit.resilience.stragglers import Stragglers
 from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.settings import Settings, name_of
 
@@ -56,6 +58,7 @@ class Trainer:
         self.folder, self.lifeline, self.pocket = folder, lifeline, Pocket()
         self.snapshots = Snapshots(store, folder, world, settings.checkpoint.memory_every, self.event)
         self.progress, self.guard = Progress(), Guard(settings.anomaly)
+        self.stragglers = Stragglers(world, settings, self.event)
         self.between = True  # two steps: the state is that of progress.step
         self.metrics: dict[str, float] = {}
         self.written_by: int | None = None  # the attempt whose state this one goes on from
@@ -123,7 +126,8 @@ class Trainer:
             number = progress.step + 1
             evaluates = self.data.heldout is not None and self.due(number, train.eval_every)
             logs = evaluates or self.due(number, train.log_every)
-            trained = self.train_step(step, share, weight, lr, logs)
+            train_step = self.timed_step if self.stragglers.due(number) else self.train_step
+            trained = train_step(step, share, weight, lr, logs)
             progress.step, progress.samples, self.between = number, step.samples, True
             self.meter.add(tokens)
             if self.ledger is not None:
@@ -150,6 +154,11 @@ class Trainer:
                 break
         return "done"
 
+    def timed_step(self, *step: Any) -> tuple[Tensor, Tensor] | None:
+        """The same as train_step, and a look at whether a rank is slow. Collective."""
+        with self.stragglers.timing(self.progress.step + 1, self.meter.waited):
+            return self.train_step(*step)
+
     def train_step(
         self, step: Step, share: list[Batch], weight: float, lr: float, logs: bool
     ) -> tuple[Tensor, Tensor] | None:
@@ -158,7 +167,7 @@ class Trainer:
         health, number = self.progress.health, self.progress.step + 1
         if number in health.skipped:
             return None
-        self.reseed(self.progress.step)
+        reseed(self.train.seed, self.progress.step, self.world)
         loss_sum = self.engine.forward_backward(share, weight)
         if logs or self.settings.anomaly.spike is not None:
             loss_sum = self.summed(loss_sum)
@@ -228,14 +237,6 @@ class Trainer:
             self.meter.waited += clock() - begun
             yield loaded
             begun = clock()
-
-    def reseed(self, step: int) -> None:
-        """Random numbers (dropout) are a function of (seed, step, data-parallel rank): a resumed run draws what
-        an uninterrupted one draws, and no generator state has to travel."""
-        seed = derive(self.train.seed, step, self.world.dp_rank)
-        torch.default_generator.manual_seed(seed)
-        if self.world.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
 
     # ------------------------------------------------------------------------------------- evaluation
 

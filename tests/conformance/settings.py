@@ -18,6 +18,7 @@ from trainkit.settings import (
     Recovery,
     Run,
     Settings,
+    Straggler,
     Train,
     Watchdog,
 )
@@ -60,6 +61,7 @@ def make(
     task: Task | None = None,
     checkpoint: dict[str, Any] | None = None,
     anomaly: dict[str, Any] | None = None,
+    look_every: int | None = None,
     resume: Any = "auto",
     workers: int = 0,
     ledger: bool = True,
@@ -75,6 +77,7 @@ def make(
         anomaly=Anomaly(**({"spike": None, "patience": 3, "rollbacks": 2} | (anomaly or {}))),
         recovery=Recovery(killed=2, raised=2, hung=2, corrupt=2, repeats=2, pause_s=0.0, place=2, rest_s=600.0),
         watchdog=Watchdog(timeout=None, slow=1800.0),
+        straggler=Straggler(every=look_every, times=2.0, looks=3),
         integrity=Integrity(every=None),
         optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
         schedule=Cosine(warmup=3, floor=0.1),

@@ -30,6 +30,7 @@ SECTIONS: dict[str, type] = {
     "anomaly": s.Anomaly,
     "recovery": s.Recovery,
     "watchdog": s.Watchdog,
+    "straggler": s.Straggler,
     "integrity": s.Integrity,
 }
 SEAMS: dict[str, type] = {

@@ -125,6 +125,8 @@ class Console:
             self._say(f"[bold]saving[/bold] every {duration(event['every_s'])}: {escape(event['message'])}")
         elif kind == "bad_step":
             self._say(f"[bold red]not trained[/bold red]: step {event['step']}, {event['why']}")
+        elif kind == "straggler":
+            self._say(f"[bold yellow]slow[/bold yellow]: {straggling(event)}")
         elif kind == "rollback":
             steps = event["skipped"]
             which = f"step {steps[0]} is" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]} are"
@@ -181,6 +183,13 @@ def _written(event: dict[str, Any]) -> str:
     """Which checkpoint was written where, and what it cost."""
     cost = f"{event['bytes'] / 2**20:.1f} MiB in {event['seconds']:.1f} s"
     return f"step {event['step']}: {escape(event['path'])} ({cost})"
+
+
+def straggling(event: dict[str, Any]) -> str:
+    """Which rank holds the others up."""
+    does = "computes" if event["what"] == "compute" else "waits for data"
+    who = f"rank {event['rank']} on {escape(event['host'])}"
+    return f"{who} {does} {event['seconds']:.3g} s in a step, the others {event['usual']:.3g} s: all wait for it"
 
 
 def quantity(value: float) -> str:

@@ -39,6 +39,7 @@ from trainkit import rank
 from trainkit.checkpoint import memory
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
+from trainkit.launcher import _machine
 from trainkit.launcher._order import Order as NodesOrder
 from trainkit.launcher._ranks import Fault, Ranks
 from trainkit.launcher._warm import warm_up
@@ -126,6 +127,8 @@ class Agent:
         self.policy, self.limits = Recovery(**config["recovery"]), Watchdog(**config["watchdog"])
         hours = config["run"]["max_hours"]
         self.hours, self.until = hours, math.inf if hours is None else time.monotonic() + 3600 * hours
+        device = config["train"]["device"]
+        self.on_cpu = device == "cpu" or (device == "auto" and not _machine.gpus())
         self.sizes, self.first, self.pulse = sizes, attempt, Pulse(sizes[-1])
         self.held, self.asked = 0, False  # the newest step that a rank holds; to leave, so that others may be taken in
         self.nodes = nodes
@@ -170,7 +173,7 @@ class Agent:
     def watch(self, state: recovery.State, logs: Path) -> Outcome | failure.Failure:
         """How the attempt ends."""
         ranks, pulse = self.ranks, self.pulse
-        watch, self.asked = Watch(self.limits, max(self.newest(), self.held)), False
+        watch, self.asked = Watch(self.limits, max(self.newest(), self.held), ranks.cpu if self.on_cpu else None), False
         while (outcome := ranks.wait(LOOK_S)) is None:
             if (silence := watch.look(pulse.all(), time.monotonic())) is not None:
                 found = hung(ranks, pulse, logs, silence)

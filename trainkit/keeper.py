@@ -171,6 +171,7 @@ class Keeper:
         return {
             "beats": [[number, beat.step, beat.section, now - beat.at] for number, beat in beats],
             "alive": crew.alive(),
+            "cpu": crew.cpu(),
             "stopped": crew.stopped(),
             "standing": [*standing],
             "holding": [*holding],

@@ -248,6 +248,9 @@ class NodeRanks:
     def stopped(self) -> list[int]:
         return sorted(rank for state in self._states() for rank in state["stopped"])
 
+    def cpu(self) -> list[float]:
+        return [seconds for state in self._states() for seconds in state["cpu"]]
+
     def alive(self) -> list[int]:
         self._pump()
         return sorted(rank for state in self._states() for rank in state["alive"])

@@ -85,6 +85,13 @@ class Member:
             return psutil.Process(self.pid).status()
         return psutil.STATUS_DEAD
 
+    def cpu(self) -> float:
+        """Seconds of processor time that it has used; 0 once it is gone."""
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(self.pid).cpu_times()
+            return float(times.user + times.system)
+        return 0.0
+
     def hear(self) -> None:
         """Note what it has said."""
         with suppress(EOFError, ConnectionResetError):  # it is gone
@@ -200,6 +207,10 @@ class Ranks:
             member.hear()
         wanted = answers or ("standing", "holding")
         return {rank for rank, member in self._members.items() if member.answer in wanted}
+
+    def cpu(self) -> list[float]:
+        """Seconds of processor time that each rank has used."""
+        return [member.cpu() for member in self._members.values()]
 
     def stopped(self) -> list[int]:
         """The ranks whose process was stopped by a signal."""

@@ -3,25 +3,33 @@
 The ranks of a run go step by step together: where one hangs, the others soon wait for it, and nobody is heard of. How
 long a step may take is told by the steps so far. What is no step (start, evaluation, checkpoint, export), and the first
 few steps (compilation), may take far longer.
+
+On CPUs a rank that waits for the others sleeps. So where one of them computes all the time, nobody hangs: the machine
+is short of cores, and that may take longer too. (On a GPU a rank may spin while it waits, which tells nothing.)
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trainkit.resilience.pulse import Beat
 from trainkit.settings import Watchdog
 
 LEAST_S, TIMES_MEDIAN, ENOUGH, WINDOW = 60.0, 10.0, 3, 101
+WORKS = 0.2  # of a core: what waits uses less
+
+Cpu = Callable[[], Sequence[float]]
+"""Seconds of processor time that each rank has used so far."""
 
 
 class Watch:
-    """One attempt under watch, which goes on from step `start`."""
+    """One attempt under watch, which goes on from step `start`; `cpu`: on CPUs, what the ranks use of them."""
 
-    def __init__(self, limits: Watchdog, start: int) -> None:
-        self._limits, self._start = limits, start
+    def __init__(self, limits: Watchdog, start: int, cpu: Cpu | None = None) -> None:
+        self._limits, self._start, self._cpu = limits, start, cpu
+        self._used: tuple[float, Sequence[float]] | None = None  # when, and what, in the silence that lasts
         self._seconds: deque[float] = deque(maxlen=WINDOW)  # of one step
         self._last: Beat | None = None
 
@@ -36,8 +44,20 @@ class Watch:
         elif newest.step > (before := max(last.step, self._start)):
             self._seconds.append((newest.at - last.at) / (newest.step - before))
             self._last = newest
-        silence = now - newest.at
-        return silence if silence > self.limit(beats) else None
+        silence, limit = now - newest.at, self.limit(beats)
+        if silence <= limit / 2:
+            self._used = None
+            return None
+        computes = self._computes(now)
+        return silence if silence > (self._limits.slow if computes else limit) else None
+
+    def _computes(self, now: float) -> bool:
+        """Whether a rank has computed in the silence since it was first asked. Where a time is set, that holds."""
+        if self._cpu is None or self._limits.timeout is not None:
+            return False
+        used = self._cpu()
+        since, before = self._used = self._used or (now, used)
+        return any(after - first > WORKS * (now - since) for after, first in zip(used, before, strict=False))
 
     @property
     def usual(self) -> float:

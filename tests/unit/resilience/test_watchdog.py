@@ -74,6 +74,34 @@ def test_a_run_that_goes_on_from_further_than_was_known_has_its_slow_first_steps
     assert watch.limit(both(104, "training", 104)) == 60.0
 
 
+def silent(limits: Watchdog, share: float, seconds: float) -> bool:
+    """Whether a run is hung that has made steps of a tenth of a second, and then is silent, while rank 1 uses such a
+    share of a core."""
+    now = 0.0
+    watch = Watch(limits, 0, lambda: [7.0, 3.0 + share * now])
+    for step in range(1, 12):
+        now += 0.1
+        assert watch.look(both(step, "training", now), now) is None
+    at = now
+    while now < at + seconds:
+        now += 1.0
+        if watch.look(both(11, "training", at), now) is not None:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("share", "seconds", "hung"), [(0.05, 65, True), (0.4, 65, False), (0.4, 1795, False), (0.4, 1805, True)]
+)
+def test_a_rank_that_computes_does_not_hang(share: float, seconds: float, hung: bool) -> None:
+    """The machine is short of cores. Not for ever: it may be a loop without end."""
+    assert silent(AUTO, share, seconds) == hung
+
+
+def test_a_time_that_is_set_is_not_stretched() -> None:
+    assert silent(Watchdog(timeout=3.0, slow=1800.0), 1.0, 5)
+
+
 def test_a_time_that_is_set_holds_for_steps() -> None:
     watch, now = after([0.1] * 5, Watchdog(timeout=3.0, slow=20.0))
     assert watch.look(both(6, "training", now), now + 3.1) is not None

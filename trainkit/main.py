@@ -5,10 +5,12 @@ config.yaml -> prepare (once per machine) -> data -> connect -> handshake -> eng
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,13 +78,25 @@ def fit(
     world = settings.strategy.connect(settings.train.device)
     try:
         outcome = train(ready, world, folder, attempt, lifeline, pocket)
-    except Exception:
+    except Exception as error:
         pocket.broke = time.time()
         if pocket.kept is not None and world.lets_go:
+            forget_frames(error)
             world.close()
+            del world
+            gc.collect()
             pocket.bound = False
         raise
     return outcome
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go of what was at work when `error` came up. A process group closes its connections when nobody holds it any
+    more, and not all ranks talk to all: those that do not talk to the dead one notice when we have left."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
 
 
 def train(ready: Ready, world: World, folder: RunFolder, attempt: int, lifeline: Lifeline, pocket: Pocket) -> Outcome:

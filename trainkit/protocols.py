@@ -240,6 +240,13 @@ class World(Ranks, Protocol):
     def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
         """The tensor `value` of data-parallel rank `source`, in place; each part of the model by itself. Collective."""
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the model's state this rank has, and of how many. Ranks with the same part are copies."""
+
+    def hand_on(self, value: Tensor, source: int) -> Tensor:
+        """The tensor `value` of rank `source`, which has the same part, in place. Collective among the copies."""
+
     def barrier(self) -> None: ...
 
     @property

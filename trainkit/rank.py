@@ -110,6 +110,8 @@ class Rank:
         self.write_fault(order)
         if kept is not None and self.under_keeper and self.post.orphaned:
             main.say(f"rank {order.rank} leaves step {kept.step} unsaved: its keeper is gone")
+        elif kept is not None and not kept.whole:
+            main.say(f"rank {order.rank} leaves its part of step {kept.step} unsaved: the others have not stayed")
         elif kept is not None:
             self.pulse.beat(order.rank, kept.step, "rescuing")
             self.save(order, kept)

@@ -230,8 +230,7 @@ class Trainer:
 
     def batches(self) -> Iterator[tuple[Step, list[Batch]]]:
         """The steps that are left; what the loop waits for them is measured."""
-        left = self.total - self.progress.step
-        pin, clock = self.world.device.type == "cuda", time.perf_counter
+        left, pin, clock = self.total - self.progress.step, self.world.device.type == "cuda", time.perf_counter
         begun = clock()
         for loaded in loader(self.data.train, self.plan, self.progress.samples, left, self.settings.data.workers, pin):
             self.meter.waited += clock() - begun
@@ -253,8 +252,7 @@ class Trainer:
         return metrics | {"evaluation_seconds": round(time.perf_counter() - begun, 3)}
 
     def sample(self, when: Literal["before", "after"]) -> None:
-        text = self.engine.sample()
-        if text is not None:
+        if (text := self.engine.sample()) is not None:
             self.event("sample", when=when, text=text)
 
     def evaluate(self) -> dict[str, float]:
@@ -352,8 +350,7 @@ class Trainer:
         return {"progress": asdict(self.progress), "metrics": self.metrics}
 
     def hold(self, fault: Exception) -> None:
-        """Keep the newest step for the next attempt, where this rank holds all of it (rescue.py). What goes wrong in
-        that is told, and hides nothing of the fault."""
+        """Keep the newest step for the next attempt (rescue.py). What goes wrong in that hides nothing of the fault."""
         unsure = self.progress.health.bad > 0 or self.settings.integrity.every is not None  # that has to be compared
         if isinstance(fault, TrainkitError) or unsure or not self.between:
             return
@@ -363,7 +360,10 @@ class Trainer:
             row = self.log.newest() if logs and step > self.begun else None
             if not logs or step == self.begun or (row is not None and row["step"] == step):  # else it is evaluated now
                 made = step, self.store.attempt if step > self.begun else self.written_by or 0
-                self.pocket.kept = keep(self.engine, self.world, self.store.about, self.small_state(), made, row)
+                writers = self.ledger.writers if self.ledger is not None else ()
+                self.pocket.kept = keep(
+                    self.engine, self.world, self.store.about, self.small_state(), made, writers, row
+                )
         except Exception as error:
             self.store.say(f"step {step} cannot be kept: {type(error).__name__}: {error}")
 

@@ -53,6 +53,67 @@ def test_every_rank_can_be_lost_one_after_the_other(strategy: str, tmp_path: Pat
     assert done(broken, "audit", "run").count("ok: ") == 4
 
 
+REPLICAS = [
+    ("fsdp", ("replicas=2",)),
+    pytest.param("mesh", ("replicas=2", "tensor=2"), marks=pytest.mark.drill),
+]
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_talk_to_the_dead_one_notice_too(tmp_path: Path) -> None:
+    """Of four, one does not: it waits for those that have left, whose connections have to close for that."""
+    running = Running(made(tmp_path), *SHORT, "strategy=ddp", "launcher.ranks=4")
+    running.reach(10)
+    _, ranks = running.processes()
+    killed(running, ranks[1])
+    assert {*ranks} - {ranks[1]} <= {*running.processes()[1]}
+    assert running.wait() == 0, running.said.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "axes"), REPLICAS)
+def test_replicas_of_a_divided_model_stay(strategy: str, axes: tuple[str, ...], tmp_path: Path) -> None:
+    """One rank of each copy dies, one after the other: each part of the state is still there once."""
+    words = (*SHORT, f"strategy={strategy}", *(f"strategy.{axis}" for axis in axes), "launcher.ranks=4")
+    whole, broken = made(tmp_path / "whole"), made(tmp_path / "broken")
+    done(whole, *words)
+    running = Running(broken, *words)
+    for reached in (10, 30):
+        running.reach(reached)
+        _, ranks = running.processes()
+        step, again = killed(running, ranks[1])
+        assert step <= again["step"]  # type: ignore[operator]
+        assert again["given_by"] is not None
+        assert {*ranks} - {ranks[1]} <= {*running.processes()[1]}
+    assert running.wait() == 0, running.said.read_text()
+    assert saved(running.run) == [80]
+    assert trained(running.run) == trained(whole / "run")
+    ours, theirs = ([row["loss"] for row in curve(folder) if "loss" in row] for folder in (running.run, whole / "run"))
+    assert ours == theirs
+    assert done(broken, "audit", "run").count("ok: ") == 4
+
+
+@pytest.mark.slow
+def test_parts_of_which_one_is_lost_are_not_gone_on_from(tmp_path: Path) -> None:
+    """Both ranks with the second half of the weights die."""
+    words = (*SHORT, "strategy=fsdp", "strategy.replicas=2", "launcher.ranks=4", "checkpoint.every=10")
+    running = Running(made(tmp_path), *words)
+    running.reach(15)
+    _, ranks = running.processes()
+    for rank in ranks:
+        rank.suspend()
+    before = len(events(running.run, "start"))
+    for rank in (ranks[1], ranks[3]):
+        rank.kill()
+    for rank in (ranks[0], ranks[2]):
+        rank.resume()
+    until_it_is_back(running, before)
+    again = events(running.run, "start")[-1]
+    assert (again["step"], again["given_by"]) == (10, None)
+    assert running.wait() == 0, running.said.read_text()
+    assert done(tmp_path, "audit", "run").count("ok: ") == 4
+
+
 def test_a_spare_takes_the_place(tmp_path: Path) -> None:
     """It was there before the fault, and another one takes its place as the spare."""
     running = Running(made(tmp_path), *SHORT, "strategy=ddp", "launcher.spares=1")

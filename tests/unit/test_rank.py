@@ -41,7 +41,9 @@ def test_who_saves_what_it_holds(
 
     def fault(self: Rank, order: Order) -> Any:
         self.told = {"exit_code": 3}
-        self.pocket.kept = Kept(step=7, attempt=1, ranks=2, state={}, trainer={}, about={}, row=None)
+        self.pocket.kept = Kept(
+            step=7, attempt=1, part=(0, 1), writers=(0, 1), state={}, trainer={}, about={}, row=None
+        )
 
     monkeypatch.setattr(Rank, "save", save)
     monkeypatch.setattr(Rank, "first", lambda self: order)

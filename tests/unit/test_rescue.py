@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from tests.conformance.training import tensors
 from tests.unit.test_bad_steps import after_backward, weight_of
 from tests.unit.test_trainer import Line, during, events, held, logged, trainer
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import TrainkitError
-from trainkit.rescue import Kept, Pocket, fill_in, hand_over, keep, save
+from trainkit.rescue import Kept, Pocket, _givers, fill_in, hand_over, keep, save
 from trainkit.resilience.pulse import Section
 from trainkit.runfolder import RunFolder, read_lines
 from trainkit.strategy._world import Solo
@@ -276,23 +275,44 @@ def test_what_a_dead_rank_did_not_get_to_write_is_written_for_it(tmp_path: Path)
 
 def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
     t = trainer(tmp_path)
-    state = keep(t.engine, alone(), {}, {}, (3, 1), None)
+    state = keep(t.engine, alone(), {}, {}, (3, 1), (), None)
     assert state is not None
     assert save(state, t.store.folder, 1, print, lambda: None) is not None
     assert save(state, t.store.folder, 1, print, lambda: None) is None
     assert committed(t.store.folder) == [3]
 
 
-def test_ranks_that_divide_the_model_keep_nothing(tmp_path: Path) -> None:
+def test_a_part_is_kept_where_another_rank_has_the_same(tmp_path: Path) -> None:
     t = trainer(tmp_path)
-    assert keep(t.engine, alone(size=2, dp_size=1), {}, {}, (3, 1), None) is None
+    assert keep(t.engine, alone(size=2, part=(1, 2)), {}, {}, (3, 1), (), None) is None
+    found = keep(t.engine, alone(size=4, part=(1, 2)), {}, {}, (3, 1), (), None)
+    assert found is not None
+    assert not found.whole
 
 
-def test_a_rank_that_has_a_part_of_a_tensor_keeps_nothing(tmp_path: Path) -> None:
+def test_what_is_no_tensor_of_torch_is_not_kept(tmp_path: Path) -> None:
+    """As the fragments of DeepSpeed's buffers."""
     t = trainer(tmp_path)
-    part: Any = Tensor._make_subclass(DTensor, torch.zeros(1))
+    part: Any = Tensor._make_subclass(type("Fragment", (Tensor,), {}), torch.zeros(1))
     t.engine.state_dict = lambda: {"model": {"weight": part}}  # type: ignore[method-assign]
-    assert keep(t.engine, alone(), {}, {}, (3, 1), None) is None
+    assert keep(t.engine, alone(), {}, {}, (3, 1), (), None) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "step", "givers"),
+    [
+        ([(7, (0, 2)), None, (7, (0, 2)), (7, (1, 2))], 7, [0, 3]),
+        ([(7, (0, 2)), None, (7, (0, 2)), None], 7, []),
+        # One copy of the first part was a step further: nobody has the rest of that.
+        ([(8, (0, 2)), (7, (1, 2)), (7, (0, 2)), None], 8, []),
+        ([(8, (0, 2)), (7, (1, 2)), (7, (0, 2)), None], 7, [2, 1]),
+        # The model was divided in another way.
+        ([(7, (0, 2)), (7, (1, 2)), (7, (1, 4)), None], 7, [0, 1]),
+        ([(7, (0, 4)), (7, (1, 4)), None, None], 7, []),
+    ],
+)
+def test_a_step_is_handed_over_where_each_part_of_it_is_there(said: list[Any], step: int, givers: list[int]) -> None:
+    assert _givers(said, step, 2) == givers
 
 
 def test_nothing_is_handed_over_where_nobody_has_kept_anything(tmp_path: Path) -> None:

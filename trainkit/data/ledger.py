@@ -13,11 +13,14 @@ class Ledger:
     """Writes RUN/ledger/attempt_A/rank_R.jsonl: {"step": s, "ids": [...]}, after the step was made; of one
     that was not trained because it was bad, with "skipped": true. What a lost
     attempt wrote past the checkpoint that the run went on from is dropped, so that the rows of all files together
-    are the run's history. Of the ranks that read the same samples the first one writes. Made on every rank: collective.
+    are the run's history. Of the ranks that read the same samples the first one writes. `writers`: their numbers.
+    Made on every rank: collective.
     """
 
     def __init__(self, folder: RunFolder, attempt: int, world: World) -> None:
-        self._writes = world.gather(world.dp_rank).index(world.dp_rank) == world.rank
+        seats = world.gather(world.dp_rank)
+        self.writers = [seats.index(seat) for seat in range(world.dp_size)]
+        self._writes = world.rank in self.writers
         self._path = folder.ledger(attempt, world.rank)
         if self._writes:
             self._path.parent.mkdir(parents=True, exist_ok=True)

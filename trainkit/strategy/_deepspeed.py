@@ -42,6 +42,11 @@ LARGEST_BUCKET = 500_000_000  # elements; DeepSpeed's own default
 class DeepSpeedWorld(Group):
     """A rank of torch's default process group, which DeepSpeed uses too."""
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """At least the moments are divided over all ranks."""
+        return self.rank, self.size
+
     def close(self) -> None:
         from deepspeed.comm import comm
 

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor._redistribute import _gen_transform_infos
+from torch.distributed.tensor._collective_utils import MeshTopoInfo
+from torch.distributed.tensor._redistribute import _gen_transform_infos, clear_redistribute_planner_cache
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from trainkit.strategy._axes import Axes
@@ -67,6 +68,21 @@ class MeshWorld(Group):
     def dp_size(self) -> int:
         return self.axes.data
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Ranks that differ in their number along `replicas` only have the same."""
+        number, parts = 0, 1
+        for axis in self.mesh.mesh_dim_names or ():
+            if axis != "replicas":
+                size = self.mesh[axis].size()
+                number, parts = number * size + self.coordinate(axis), parts * size
+        return number, parts
+
+    def hand_on(self, value: Tensor, source: int) -> Tensor:
+        if self.axes.replicas > 1:
+            dist.broadcast(value, source, group=self.mesh.get_group("replicas"))
+        return value
+
     def total(self, values: Sequence[float]) -> list[float]:
         """Over ALL ranks, so that one answer holds everywhere (a stop may be asked of any rank), and then the ranks
         that read the same samples count once. Exact for whole numbers on which those agree."""
@@ -97,9 +113,12 @@ class MeshWorld(Group):
 
 def forget_layouts() -> None:
     """DTensor remembers how it laid operations out, with the mesh it did so for; a later mesh of the same shape in this
-    process is taken for that one, whose process groups are gone."""
+    process is taken for that one, whose process groups are gone. And while it remembers a mesh, that keeps its
+    connections, and ranks that wait for this one do not notice that it has left."""
     _clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
     _gen_transform_infos.cache_clear()
+    clear_redistribute_planner_cache()
+    MeshTopoInfo.build_from_mesh.cache_clear()
 
 
 def _neighbours(group: Group, axes: Axes) -> DeviceMesh:

@@ -64,7 +64,7 @@ class SpmdEngine:
         self._sample = self.task.sample
         self.model, self.world, self._no_sync = model, world, no_sync
         self._wrapped = wrapped
-        named = trainable(model)
+        self._named = named = trainable(model)
         self.parameters = [p for _, p in named]
         self.optimizer = training.optimizer.build(named)
         self.average = Average(named, training.ema) if training.ema else None
@@ -177,14 +177,14 @@ class SpmdEngine:
         return evaluating(self.model, self.average)
 
     def state_dict(self) -> dict[str, Any]:
-        """Live tensors: what is read into them is loaded."""
+        """Live tensors: what is read into them is loaded. In the middle of a step that broke, the model may have what
+        FSDP has gathered in place of its own parameters."""
         self._materialise()
-        names = {id(p): name for name, p in trainable(self.model)}
         state: dict[str, Any] = {
-            "model": trained_state(self.model),
+            "model": trained_state(self.model) | {name: p.detach() for name, p in self._named},
             "optimizer": {
-                names[id(p)]: {k: v for k, v in self.optimizer.state[p].items() if isinstance(v, Tensor)}
-                for p in self.parameters
+                name: {k: v for k, v in self.optimizer.state[p].items() if isinstance(v, Tensor)}
+                for name, p in self._named
             },
         }
         if self.average is not None:

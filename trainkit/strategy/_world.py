@@ -35,6 +35,7 @@ class Solo:
     size: int = 1
     dp_rank: int = 0
     dp_size: int = 1
+    part: tuple[int, int] = (0, 1)
     lets_go: bool = True
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -44,6 +45,9 @@ class Solo:
         return value
 
     def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        return value
+
+    def hand_on(self, value: Tensor, source: int) -> Tensor:
         return value
 
     def gather(self, value: Any) -> list[Any]:
@@ -61,7 +65,7 @@ class Solo:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A rank of torch's default process group, all of it one data-parallel axis.
+    """A rank of torch's default process group, all of it one data-parallel axis, with the whole model.
 
     The group carries gloo for host memory and, on GPUs, NCCL for device memory: small agreements between ranks
     (`total`, `gather`) never wait for the device.
@@ -80,6 +84,10 @@ class Group:
     def dp_size(self) -> int:
         return self.size
 
+    @property
+    def part(self) -> tuple[int, int]:
+        return 0, 1
+
     def total(self, values: Sequence[float]) -> list[float]:
         summed = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(summed)
@@ -90,6 +98,10 @@ class Group:
         return value
 
     def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        dist.broadcast(value, source)
+        return value
+
+    def hand_on(self, value: Tensor, source: int) -> Tensor:
         dist.broadcast(value, source)
         return value
 

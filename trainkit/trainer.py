@@ -111,8 +111,7 @@ class Trainer:
 
     def loop(self) -> Outcome | None:
         """Steps up to the end of the run, or until too many of them were bad: None."""
-        train, progress = self.train, self.progress
-        scale, learning_rate = self.settings.schedule.factor, self.settings.optimizer.lr
+        train, progress, learning_rate = self.train, self.progress, self.settings.optimizer.lr
         if self.exhausted() or progress.step == self.total:
             if self.given_by is not None:  # the attempt before had made the last step, and not saved it
                 self.preserve(True, last=True, good=True)
@@ -122,7 +121,7 @@ class Trainer:
             beat(progress.step + 1, "training")
             here = sum([b.weight for b in share]), sum([b.tokens for b in share])
             weight, tokens, stopping, wishes = self.world.total((*here, stop.raised, self.saver.wish()))
-            lr = learning_rate * scale(progress.step, self.total)
+            lr = learning_rate * self.settings.schedule.factor(progress.step, self.total)
             number = progress.step + 1
             evaluates = self.data.heldout is not None and self.due(number, train.eval_every)
             logs = evaluates or self.due(number, train.log_every)

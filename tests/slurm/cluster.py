@@ -106,6 +106,7 @@ class Cluster:
         self.names = [f"node{number}" for number in range(1, nodes + 1)]
         self.folder, self.cpus, self._daemons = folder, cpus, dict[str, subprocess.Popen[bytes]]()
         self._cut: set[str] = set()
+        self._slurmds: set[str] = set()  # nodes that have lost theirs
         lot = secrets.randbelow(2**16)  # several clusters may be up at once
         self._bridge = f"tk{lot:04x}"
         self._net = f"10.{200 + lot % 50}.{lot // 50 % 250 + 1}"
@@ -195,7 +196,10 @@ class Cluster:
             if name in self._cut:  # Slurm is slow to look again at a node that it has missed; a new slurmd calls it
                 self.off(name)
             self.on(name)
+        for name in self._slurmds & {*self._daemons}:
+            os.kill(self._init(name), signal.SIGUSR1)
         self._cut.clear()
+        self._slurmds.clear()
         self.cancel_all()
         for name in [name for name, state in self.states().items() if state.startswith("drain")]:
             self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
@@ -231,6 +235,14 @@ class Cluster:
         """Pull its network cable; what runs on it goes on."""
         self._cut.add(name)
         self._ip("link", "set", self._cable(name), "down")
+
+    def kill_slurmd(self, name: str) -> None:
+        """What runs on the node goes on; `restore` starts another."""
+        assert self.apart
+        self._slurmds.add(name)
+        for process in psutil.Process(self._init(name)).children():
+            if process.name() == "slurmd":
+                process.kill()
 
     def start_controller(self) -> None:
         self._daemon("slurmctld", "slurmctld", "-D")

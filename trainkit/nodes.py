@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Nodes:
 
     def __init__(self, order: Order, asked: Callable[[], bool]) -> None:
         self.order, self.asked = order, asked
-        self._token, self._pinged = secrets.token_hex(16), 0.0
+        self._token, self._over = secrets.token_hex(16), threading.Event()
         self.keepers: dict[int, Keeper] = {}
         self.why: dict[int, str] = {}
         self._addresses = _address.candidates(alone=order.keepers == 1)
@@ -82,6 +83,7 @@ class Nodes:
         patience = HELLO_S + CONNECT_S * len(self._addresses)
         self._door = Door(self.host, order.keepers, self._token, patience)
         self._start = self._begin()
+        threading.Thread(target=self._ping, name="ping", daemon=True).start()
         try:
             self._gather()
         except BaseException:
@@ -99,6 +101,11 @@ class Nodes:
         return subprocess.Popen(
             [*self.order.start, *words], env=around, stdin=subprocess.DEVNULL, start_new_session=True
         )
+
+    def _ping(self) -> None:
+        """Let the keepers know that the agent is alive, also while a disk keeps it waiting."""
+        while not self._over.wait(PING_S):
+            self.tell("ping")
 
     def _gather(self) -> None:
         until = time.monotonic() + START_S
@@ -128,10 +135,7 @@ class Nodes:
         raise TrainkitError(f"no address of {socket.gethostname()} is reached by all nodes: {told}")
 
     def pump(self, seconds: float) -> None:
-        """Take what comes within `seconds`, and let the keepers know that the agent is alive."""
-        if time.monotonic() - self._pinged > PING_S:
-            self._pinged = time.monotonic()
-            self.tell("ping")
+        """Take what comes within `seconds`."""
         alive = [keeper.wire for keeper in self.keepers.values() if not keeper.lost]
         self._door.wait(seconds, alive)
         for wire, (hello, *more) in self._door.admit():
@@ -147,7 +151,7 @@ class Nodes:
 
     def tell(self, what: str, **fields: Any) -> None:
         """The same to all keepers."""
-        for keeper in self.keepers.values():
+        for keeper in [*self.keepers.values()]:
             keeper.wire.send(what, **fields)
 
     def keeper_of(self, seat: int) -> Keeper:
@@ -161,6 +165,7 @@ class Nodes:
 
     def close(self) -> None:
         """Let the keepers go, and wait until they have."""
+        self._over.set()
         self.tell("leave")
         try:
             self._start.wait(3.0 if any(keeper.lost for keeper in self.keepers.values()) else KILL_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -216,6 +217,18 @@ def test_machines_that_do_not_call_back_are_told_of(begun: Begin) -> None:
     assert failure["message"].startswith("0 of 2 tasks called back (none): ")
     assert "ended with 3" in failure["message"]
     assert "no such partition" in (folder.logs(1) / "agent.log").read_text()
+
+
+def test_keepers_hear_of_an_agent_that_waits_for_its_disk() -> None:
+    """It does not come to its loop for longer than their lease, which is 0.6 times lost_s."""
+    start = [sys.executable, "-c", SRUN]
+    there = nodes.Nodes(Order(start=start, keepers=2, places=1, lost_s=5.0, owner={}), lambda: False)
+    try:
+        time.sleep(4.0)
+        there.pump(0.1)
+        assert there.gone() == []
+    finally:
+        there.close()
 
 
 def test_a_stranger_is_not_listened_to(begun: Begin) -> None:

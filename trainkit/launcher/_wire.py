@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from typing import Any
 
@@ -15,13 +16,14 @@ LINE = 1 << 20
 
 
 class Wire:
-    """One connection. Neither sending nor receiving waits; `closed` once the other side is gone or takes nothing more,
-    `heard` (monotonic seconds) when it was last heard of. Who sends what is no message is closed; `why` says so."""
+    """One connection. Neither sending, which threads may share, nor receiving waits; `closed` once the other side is
+    gone or takes nothing more, `heard` (monotonic seconds) when it was last heard of. Who sends what is no message is
+    closed; `why` says so."""
 
     def __init__(self, door: socket.socket) -> None:
         door.setblocking(False)
         door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket, self._rest = door, b""
+        self._socket, self._rest, self._sending = door, b"", threading.Lock()
         self.closed, self.heard, self.why = False, time.monotonic(), "the connection to it is closed"
 
     def fileno(self) -> int:
@@ -33,12 +35,14 @@ class Wire:
         return str(self._socket.getsockname()[0])
 
     def send(self, what: str, **fields: Any) -> None:
-        if self.closed:
-            return
-        try:
-            self._socket.sendall((json.dumps({"what": what, **fields}) + "\n").encode())
-        except OSError:  # gone, or it has taken nothing for so long that the buffers are full
-            self.closed = True
+        line = (json.dumps({"what": what, **fields}) + "\n").encode()
+        with self._sending:
+            if self.closed:
+                return
+            try:
+                self._socket.sendall(line)
+            except OSError:  # gone, or it has taken nothing for so long that the buffers are full
+                self.closed = True
 
     def receive(self) -> list[Message]:
         """What has come since the last call; of a lot, a part, so that nobody keeps the others waiting."""

@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from trainkit.protocols import Outcome
 from trainkit.resilience.pulse import Pulse
 from trainkit.runfolder import RunFolder
 
-STATE_S, KNOCKS = 0.1, 3
+STATE_S, BEAT_S, KNOCKS = 0.1, 1.0, 3
 
 
 def main(words: Sequence[str]) -> int:
@@ -83,6 +83,7 @@ class Keeper:
         self.pulse, self.attempt, self.numbers = Pulse(1), 0, list[int]()
         self.faults: dict[int, float] = {}
         self.outcome: Outcome | None = None
+        self.told: Mapping[str, object] = {}
         self.told_at, self.asked = 0.0, False
         self.warming: Iterator[None] = iter(())
 
@@ -156,22 +157,34 @@ class Keeper:
             next(self.warming, None)
         elif not isinstance(outcome, Fault):
             self.outcome = outcome
-        if time.monotonic() - self.told_at > STATE_S:
-            self.told_at = time.monotonic()
-            self.wire.send("state", attempt=self.attempt, outcome=self.outcome, **self.state(self.crew))
+        if (late := time.monotonic() - self.told_at) > STATE_S:
+            self.tell(self.crew, late > BEAT_S)
+
+    def tell(self, crew: Ranks, late: bool) -> None:
+        """Tell the agent how the ranks are, at once if that is news, else when it is `late`: there may be a thousand
+        keepers."""
+        state = {"attempt": self.attempt, "outcome": self.outcome, **self.state(crew)}
+        if late or state != self.told:
+            self.told, self.told_at = state, time.monotonic()
+            self.wire.send("state", **state, **self.pace(crew))
+
+    def pace(self, crew: Ranks) -> dict[str, object]:
+        """How far the ranks are, and what they have used."""
+        now, beats = time.monotonic(), [(number, self.pulse.read(number)) for number in self.numbers]
+        return {
+            "beats": [[number, beat.step, beat.section, now - beat.at] for number, beat in beats],
+            "cpu": crew.cpu(),
+        }
 
     def state(self, crew: Ranks) -> dict[str, object]:
         """How the ranks are; of one that has failed, since when that is known."""
-        now, beats = time.monotonic(), [(number, self.pulse.read(number)) for number in self.numbers]
         standing, holding = crew.standing("standing"), crew.standing("holding")
         faults = []
         if self.outcome is None and (fault := crew.fault()) is not None:
             since = self.faults.setdefault(fault.rank, time.time())
             faults.append([fault.rank, fault.exit_code, fault.rank not in standing | holding, since])
         return {
-            "beats": [[number, beat.step, beat.section, now - beat.at] for number, beat in beats],
             "alive": crew.alive(),
-            "cpu": crew.cpu(),
             "stopped": crew.stopped(),
             "standing": [*standing],
             "holding": [*holding],

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from trainkit.errors import ConfigError, Problem
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from trainkit.checkpoint.copier import Copier
     from trainkit.protocols import Data, Outcome, Training, World
     from trainkit.rescue import Pocket
-    from trainkit.settings import Settings
+    from trainkit.settings import Checkpoint, Settings
 
 COPY_S = 600.0  # so long the end of a run waits for the copy of its last checkpoint
 
@@ -109,26 +110,31 @@ def train(ready: Ready, world: World, folder: RunFolder, attempt: int, lifeline:
     shake_hands(settings, ready.data, world)
     seed_host(settings.train.seed)  # again: data that was kept was not built just now
     engine = settings.strategy.build(training(settings), world)
-    copier = copies(settings, folder)
+    copying = copies(settings, folder)
     checkpoints = folder.checkpoints(settings.checkpoint.dir)
-    store = CheckpointStore(checkpoints, world, attempt, about(settings, world.size), say, copier)
+    store = CheckpointStore(checkpoints, world, attempt, about(settings, world.size), say, copying)
     trainer = Trainer(settings, engine, world, ready.data, store, folder, lifeline)
     outcome = trainer.fit(pocket)
     world.close()
-    if copier is not None:
-        copier.finish(COPY_S, lambda: lifeline.beat(trainer.progress.step, "finishing"))
+    if copying is not None:
+        copying.finish(COPY_S, lambda: lifeline.beat(trainer.progress.step, "finishing"))
     return outcome
 
 
 def copies(settings: Settings, folder: RunFolder) -> Copier | None:
     """What copies the checkpoints to the store, if checkpoint.dir names one."""
     url = settings.checkpoint.dir
-    if url is None or not is_url(url):
-        return None
+    return copier(url, settings.checkpoint, folder) if url is not None and is_url(url) else None
+
+
+@cache
+def copier(url: str, keep: Checkpoint, folder: RunFolder) -> Copier:
+    """One for the whole process: a rank that stays after a fault may still be copying, and two would not know of each
+    other."""
     from trainkit.checkpoint.copier import Copier
     from trainkit.checkpoint.remote import Remote
 
-    return Copier(Remote(url), folder.checkpoints(url), settings.checkpoint, folder.event)
+    return Copier(Remote(url), folder.checkpoints(url), keep, folder.event)
 
 
 def prepare(settings: Settings) -> None:

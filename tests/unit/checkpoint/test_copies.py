@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from tests.conformance.settings import make
 from tests.unit.checkpoint.objects import (
     PATIENCE_S,
     Told,
@@ -24,8 +25,10 @@ from tests.unit.checkpoint.objects import (
     watch,
 )
 from tests.unit.checkpoint.samples import damage, equal, keeping, saved, state, store_in, trainer
+from trainkit import main
 from trainkit.checkpoint.manifest import MARKER, step_folder, steps, verify
 from trainkit.errors import CheckpointError
+from trainkit.runfolder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,14 @@ def come_back(folder: Path) -> int | None:
 
 
 # ------------------------------------------------------------------------------------------- copying
+
+
+def test_a_rank_that_stays_goes_on_with_the_copier_that_it_has(tmp_path: Path) -> None:
+    settings = make(str(tmp_path), checkpoint={"dir": "memory://stays"})
+    first = main.copies(settings, RunFolder(tmp_path))
+    assert first is not None
+    assert main.copies(make(str(tmp_path), checkpoint={"dir": "memory://stays"}), RunFolder(tmp_path)) is first
+    assert main.copies(make(str(tmp_path)), RunFolder(tmp_path)) is None
 
 
 def test_a_copy_has_the_same_files_and_its_marker_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

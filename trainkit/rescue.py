@@ -96,16 +96,17 @@ def keep(
     return Kept(step, attempt, world.part, writers, _on_host(state), trainer, about, row)
 
 
-def hand_over(kept: Kept | None, engine: Engine, world: World, saved: int) -> tuple[Kept, int] | None:
+def hand_over(kept: Kept | None, engine: Engine, world: World, saved: Callable[[int], bool]) -> tuple[Kept, int] | None:
     """Give every rank the newest state of which each part is `kept` by one of them, and say which rank that was (of the
-    first part); None if there is none that is newer than the checkpoint of step `saved` (-1: no checkpoint). The
-    tensors of what is returned are the givers' alone. Collective."""
+    first part); None if there is none, or a checkpoint that is as new is `saved`, and good. The tensors of what is
+    returned are the givers' alone. Collective."""
     said = world.gather(None if kept is None else (kept.step, kept.part))
     mine, parts = world.part
-    newer = {one[0] for one in said if one is not None and one[0] > saved}
-    found = next((givers for step in sorted(newer, reverse=True) if (givers := _givers(said, step, parts))), None)
-    if found is None:
+    steps = sorted({one[0] for one in said if one is not None}, reverse=True)
+    whole = [(step, givers) for step in steps if (givers := _givers(said, step, parts))]
+    if not whole or saved(whole[0][0]):
         return None
+    found = whole[0][1]
     given = dict(leaves(kept.state)) if kept is not None and world.rank == found[mine] else {}
     state = engine.state_dict()
     for name, tensor in leaves(state):

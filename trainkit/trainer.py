@@ -283,7 +283,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from what a rank has kept of the attempt before, else from the newest good checkpoint, if any."""
-        given = hand_over(self.pocket.kept, self.engine, self.world, self.store.newest())
+        given = hand_over(self.pocket.kept, self.engine, self.world, self.store.as_new_as)
         if given is not None:
             kept, self.given_by = given
             self.stand(kept.trainer, kept.attempt)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conformance.training import tensors
+from tests.unit.checkpoint.samples import damage
 from tests.unit.test_bad_steps import after_backward, weight_of
 from tests.unit.test_trainer import Line, during, events, held, logged, trainer
 from trainkit.checkpoint.manifest import committed
@@ -114,6 +115,20 @@ def test_a_checkpoint_that_is_newer_than_what_is_kept_counts(tmp_path: Path) -> 
     third.pocket = Pocket(kept(first))
     assert third.fit() == "done"
     assert [(event["step"], event["given_by"]) for event in events(tmp_path, "start")][-1] == (4, None)
+
+
+def test_a_newer_checkpoint_that_is_damaged_does_not(tmp_path: Path) -> None:
+    """The step that is kept is newer than the good ones."""
+    first = trainer(tmp_path, steps=STEPS, checkpoint={"every": 2})
+    broken(first, 4, ConnectionError())
+    other = trainer(tmp_path, steps=STEPS, checkpoint={"every": 2})
+    broken(other, 5, ConnectionError())
+    assert committed(tmp_path / "checkpoints") == [2, 4]
+    damage(tmp_path / "checkpoints", 4)
+    third = trainer(tmp_path, attempt=3, steps=STEPS)
+    third.pocket = Pocket(kept(first))
+    assert third.fit() == "done"
+    assert [(event["step"], event["given_by"]) for event in events(tmp_path, "start")][-1] == (3, 0)
 
 
 def test_the_newest_step_is_saved_and_the_run_ends_where_it_would_have(tmp_path: Path) -> None:
@@ -317,4 +332,4 @@ def test_a_step_is_handed_over_where_each_part_of_it_is_there(said: list[Any], s
 
 def test_nothing_is_handed_over_where_nobody_has_kept_anything(tmp_path: Path) -> None:
     t = trainer(tmp_path)
-    assert hand_over(None, t.engine, alone(), -1) is None
+    assert hand_over(None, t.engine, alone(), lambda step: False) is None

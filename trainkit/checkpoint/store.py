@@ -122,6 +122,10 @@ class CheckpointStore:
         Collective."""
         return int(max(self._world.gather(m.committed(self.folder))[0], default=-1))
 
+    def as_new_as(self, step: int) -> bool:
+        """Whether there is a checkpoint of `step`, or a newer one, that can be trusted. Collective."""
+        return self.newest() >= step and self.latest(least=step) is not None
+
     def connect(self) -> None:
         """Do what the first staged save would have to: load what writes, connect the ranks once more. Collective."""
         self._drafts().connect()

@@ -21,9 +21,10 @@ STARTERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """`number`: of the keeper among all; `slot`: among those of its machine; `host`: what the machine is called."""
+    """`number`: of the keeper among all, None for any that is free; `slot`: among those of its machine; `host`: what
+    the machine is called."""
 
-    number: int
+    number: int | None
     slot: int
     host: str
 
@@ -36,3 +37,8 @@ class Seat:
                 return cls(number=int(around[number]), slot=int(around.get(slot, "0")), host=named)
         names = ", ".join(number for number, _, _ in STARTERS)
         raise TrainkitError(f"{socket.gethostname()}: none of {names} is set here: which task is this?")
+
+    @classmethod
+    def guest(cls, around: Mapping[str, str] = os.environ) -> Seat:
+        """Of this process, which nobody has started for the run: all of its machine."""
+        return cls(number=None, slot=0, host=around.get(HOST) or socket.gethostname())

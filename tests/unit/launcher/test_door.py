@@ -13,8 +13,8 @@ import pytest
 
 from tests.unit.conftest import until
 from trainkit.launcher._door import Door
+from trainkit.launcher._roll import Keeper
 from trainkit.launcher._wire import LINE, Message, Wire
-from trainkit.nodes import Keeper
 
 HELLO = {"what": "hello", "token": "secret", "number": 1, "host": "h", "slot": 0, "reaches": []}
 
@@ -23,7 +23,7 @@ Call = Callable[[bytes], socket.socket]
 
 @pytest.fixture
 def door() -> Iterator[Door]:
-    made = Door("127.0.0.1", 4, "secret", 0.3)
+    made = Door("127.0.0.1", 0, 4, "secret", 0.3)
     yield made
     made.close()
 

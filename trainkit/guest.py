@@ -52,7 +52,7 @@ class Guest:
         self.rich, self.told = screen(), ""
         self.joined, self.dismissed = False, False
         self.why = f"there is no {folder.invitation}"
-        self.strange: float | None = None
+        self.strange: tuple[float, Problem] | None = None
         """Since when somebody is at the door who has not written this invitation."""
 
     def serve(self) -> int:
@@ -70,6 +70,8 @@ class Guest:
                 began, self.strange = time.monotonic(), None
             else:
                 time.sleep(LOOK_S)
+        if self.strange is not None:
+            raise ConfigError([self.strange[1]])
         raise TrainkitError(f"it was waited {self.visit.wait_s:.0f} s for the host that leads the run: {self.why}")
 
     def keep_ranks(self) -> bool:
@@ -130,10 +132,12 @@ class Guest:
 
     def not_shared(self, found: str) -> None:
         """So it seems, if that lasts."""
-        self.strange = self.strange or time.monotonic()
-        if time.monotonic() - self.strange > min(SHARED_S, self.visit.wait_s / 2):
+        if self.strange is None:
             hint = "set run.dir to a folder on a disk that all hosts share, by the same path"
-            raise ConfigError([Problem("run.dir", self.folder.root, f"the host that leads the run {found}", hint)])
+            problem = Problem("run.dir", self.folder.root, f"the host that leads the run {found}", hint)
+            self.strange = time.monotonic(), problem
+        elif time.monotonic() - self.strange[0] > SHARED_S:
+            raise ConfigError([self.strange[1]])
 
     def problems(self, invitation: Invitation) -> Iterator[Problem]:
         """What differs from the one that leads."""

@@ -124,6 +124,8 @@ class Keeper:
         what = message["what"]
         if what == "begin":
             self.begin(message)
+        elif what == "ping":
+            self.wire.send("alive")  # or one without ranks would be taken for lost
         elif what == "keep":
             self.keep({*message["ranks"]})
             self.wire.send("kept")

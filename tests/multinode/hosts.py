@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -35,7 +36,6 @@ class Hosts:
         self._bridge, net = f"th{lot:04x}", f"10.{150 + lot % 50}.{lot // 50 % 250 + 1}"
         self.addresses = {name: f"{net}.{number + 11}" for number, name in enumerate(names)}
         self._inits: dict[str, subprocess.Popen[bytes]] = {}
-        self._commands: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Hosts:
         lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in self.addresses.items())]
@@ -59,7 +59,9 @@ class Hosts:
         words = [*APART, "bash", str(Path(__file__).with_name("host.sh")), name, f"{self.addresses[name]}/24"]
         self._inits[name] = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *words, str(self.folder)])
         cable = self._cable(name)
-        _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(self._init(name)))
+        card = f"02:00:{self._bridge[2:4]}:{self._bridge[4:]}:00:{self.names.index(name):02x}"  # the same when it is back
+        end = ("name", "eth0", "address", card, "netns", str(self._init(name)))
+        _ip("link", "add", cable, "type", "veth", "peer", *end)
         _ip("link", "set", cable, "master", self._bridge, "up")
         until(up.exists, f"{name} is up", START_S)
 
@@ -77,6 +79,13 @@ class Hosts:
     def heal(self, name: str) -> None:
         """Plug it in again."""
         _ip("link", "set", self._cable(name), "up")
+
+    def restore(self) -> None:
+        """All are on, and nothing runs on them."""
+        for name in self.names:
+            if name in self._inits:
+                self.off(name)
+            self.on(name)
 
     def run(self, name: str, folder: Path, *words: str, **more: str) -> Command:
         """A command on a machine, in `folder`."""
@@ -110,6 +119,10 @@ class Command:
     def says(self, text: str, seconds: float = 60.0) -> None:
         """Wait until it has said that."""
         until(lambda: text in self.said, f"{text!r} is said: {self.said}", seconds)
+
+    def send(self, number: signal.Signals) -> None:
+        """nsenter forks, as it enters another pid namespace: to what it has started."""
+        psutil.Process(self.process.pid).children()[0].send_signal(number)
 
     def wait(self, seconds: float = 120.0) -> int:
         return self.process.wait(seconds)

@@ -38,7 +38,7 @@ class Keeper:
                 self.state = message
             elif message["what"] == "ready":
                 self.ready = True
-            else:
+            elif message["what"] != "alive":
                 self.news.append(message)
 
 

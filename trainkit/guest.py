@@ -167,10 +167,11 @@ class Guest:
         except FileNotFoundError:
             return None
         self.say(f"the run in {self.folder.root}: {status}")
-        return next((code for code, name in STATUS.items() if name == status), EXIT_FAILED)
+        code = next((code for code, name in STATUS.items() if name == status), EXIT_FAILED)
+        return EXIT_DONE if self.visit.silent else code
 
     def say(self, text: str) -> None:
         """Once, if it is said again and again."""
-        if text != self.told:
+        if text != self.told and not self.visit.silent:
             self.told = text
             self.rich.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -53,7 +53,7 @@ class Nodes:
         self.order, self.asked = order, asked
         self._token, self._pinged = os.environ.get(SECRET) or secrets.token_hex(16), 0.0
         self.roll = Roll(order)
-        alone = order.keepers == 1
+        alone = order.keepers == 1 and not order.remote
         self._addresses = [order.address] if order.address else _address.candidates(alone)
         self.host = order.address or (HOST if alone else "")
         patience = HELLO_S + CONNECT_S * len(self._addresses)

@@ -8,8 +8,9 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -59,7 +60,9 @@ class Hosts:
         words = [*APART, "bash", str(Path(__file__).with_name("host.sh")), name, f"{self.addresses[name]}/24"]
         self._inits[name] = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *words, str(self.folder)])
         cable = self._cable(name)
-        card = f"02:00:{self._bridge[2:4]}:{self._bridge[4:]}:00:{self.names.index(name):02x}"  # the same when it is back
+        card = (
+            f"02:00:{self._bridge[2:4]}:{self._bridge[4:]}:00:{self.names.index(name):02x}"  # the same when it is back
+        )
         end = ("name", "eth0", "address", card, "netns", str(self._init(name)))
         _ip("link", "add", cable, "type", "veth", "peer", *end)
         _ip("link", "set", cable, "master", self._bridge, "up")
@@ -90,7 +93,7 @@ class Hosts:
     def run(self, name: str, folder: Path, *words: str, **more: str) -> Command:
         """A command on a machine, in `folder`."""
         inside = ["nsenter", f"--target={self._init(name)}", "--net", "--uts", "--mount", "--pid", f"--wd={folder}"]
-        return Command([*inside, *words], folder / f"said.{name}", environment(**more))
+        return Command([*inside, *words], folder, f"said.{name}", **more)
 
     def _init(self, name: str) -> int:
         """Pid 1 of a machine, as it is seen from here."""
@@ -105,12 +108,11 @@ class Hosts:
 class Command:
     """One that runs; `said` is its output."""
 
-    def __init__(self, words: list[str], said: Path, around: dict[str, str]) -> None:
-        self._said = said
-        with said.open("a") as out:
-            self.process = subprocess.Popen(
-                words, env=around, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
-            )
+    def __init__(self, words: Sequence[str], folder: Path, said: str = "said", **more: str) -> None:
+        self._said = folder / said
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        with self._said.open("a") as out:
+            self.process = subprocess.Popen(words, cwd=folder, env=environment(**more), stdout=out, **pipes)
 
     @property
     def said(self) -> str:

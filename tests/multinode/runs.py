@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.e2e.command import TRAINKIT, curve, done, summary, trained, weights
-from tests.multinode.hosts import Command, Hosts
+from tests.e2e.command import TRAINKIT, curve, done, last_step, summary, trained, weights
+from tests.multinode.hosts import Command, Hosts, until
 
 WORDS = (
     "recipe=image_classification",
@@ -26,6 +26,11 @@ TWO = (*MEET, "launcher.nodes=2")
 def begin(hosts: Hosts, name: str, folder: Path, *words: str, **more: str) -> Command:
     """The command of a person on one of the machines."""
     return hosts.run(name, folder, *TRAINKIT, *WORDS, *words, **more)
+
+
+def reach(run: Path, step: int) -> None:
+    """Wait until the step is in metrics.jsonl."""
+    until(lambda: last_step(run) >= step, f"step {step}", 120)
 
 
 def same_run(run: Path, other: Path) -> None:

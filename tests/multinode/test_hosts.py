@@ -9,14 +9,10 @@ import pytest
 
 from tests.e2e.command import events, last_step
 from tests.multinode.hosts import Hosts, until
-from tests.multinode.runs import MEET, TWO, begin, same_run, whole
+from tests.multinode.runs import MEET, TWO, begin, reach, same_run, whole
 
 ELASTIC = (*MEET, "launcher.nodes='1:2'")
 LONG = ("train.epochs=400",)
-
-
-def reach(run: Path, step: int) -> None:
-    until(lambda: last_step(run) >= step, f"step {step}", 120)
 
 
 @pytest.mark.slow

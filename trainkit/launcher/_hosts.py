@@ -59,11 +59,16 @@ def unknown(rendezvous: str, head: bool | None) -> Iterator[Problem]:
         yield Problem("launcher.rendezvous", rendezvous, "every machine has this address", hint)
 
 
-def visit(rendezvous: str, head: bool | None, words: Sequence[str], cluster: Cluster, wait_s: float) -> Visit | None:
-    """None: this machine leads the run. Raises ConfigError where it cannot, or the machines would not meet."""
+def demand_folder(words: Sequence[str]) -> None:
+    """Raises ConfigError unless all of them would use one run folder."""
     if not any(word.startswith("run.dir=") for word in words):
         hint = "set run.dir to a folder on a disk that all of them share"
-        raise ConfigError([Problem("run.dir", None, "every machine would make a folder of its own", hint)])
+        raise ConfigError([Problem("run.dir", None, "each of them would make a folder of its own", hint)])
+
+
+def visit(rendezvous: str, head: bool | None, words: Sequence[str], cluster: Cluster, wait_s: float) -> Visit | None:
+    """None: this machine leads the run. Raises ConfigError where it cannot, or the machines would not meet."""
+    demand_folder(words)
     host, port = door(rendezvous)
     if not (_is_here(host) if head is None else head):
         return Visit(seat=Seat.guest(), places=cluster.ranks // cluster.hosts, wait_s=wait_s, door=(host, port))

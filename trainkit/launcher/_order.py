@@ -22,6 +22,7 @@ class Order:
     lost_s      a machine that is not heard of for so long is lost
     wait_s      so long the agent waits for them
     owner       variables by which a process knows whether its job may write into the run folder (runfolder.guard)
+    remote      they are elsewhere, even if there is only one
     address     under which they call; None: under any of this machine's
     port        where they call; 0: one that is free
     invitation  the file that tells guests all this
@@ -34,6 +35,7 @@ class Order:
     owner: Mapping[str, str]
     guests: int = 0
     wait_s: float = 300.0
+    remote: bool = False
     address: str | None = None
     port: int = 0
     invitation: str | None = None

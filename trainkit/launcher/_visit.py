@@ -19,12 +19,14 @@ class Visit:
     places  for ranks, that it has
     wait_s  so long it waits for the one that leads
     door    the address at which that one waits, where it is known beforehand
+    silent  only the one that leads says how the run goes, and ends with its exit code
     """
 
     seat: Seat
     places: int
     wait_s: float
     door: tuple[str, int] | None = None
+    silent: bool = False
 
 
 @runtime_checkable

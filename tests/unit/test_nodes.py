@@ -218,6 +218,18 @@ def test_machines_that_do_not_call_back_are_told_of(begun: Begin) -> None:
     assert "no such partition" in (folder.logs(1) / "agent.log").read_text()
 
 
+@pytest.mark.slow
+def test_a_machine_that_waits_for_another_is_not_lost(begun: Begin) -> None:
+    """It has no ranks of which it could tell anything, for longer than `lost_s`."""
+    late = SRUN.replace(
+        "for each in told]", "for each in told if not (each['SLURM_PROCID'] == '1' and time.sleep(12))]"
+    )
+    job, folder = begun(srun=f"import time\n{late}")
+    go(folder)
+    assert ended(job) == 0
+    assert events(folder, "failure") == []
+
+
 def test_a_stranger_is_not_listened_to(begun: Begin) -> None:
     """Whoever does not know the token is no keeper."""
     strange = SRUN.replace("os.environ | each", "os.environ | each | {'TRAINKIT_KEEPER_TOKEN': 'guessed'}")

@@ -38,8 +38,8 @@ def main(words: Sequence[str]) -> int:
             line = remote(command, told["export"], {NUMBER: str(number), HOST: host})
             started.append(begin([*told["ssh"], host, line]))
         early = time.monotonic() + EARLY_S
-        while any(each.poll() is None for each in started):
-            if time.monotonic() < early and any(each.returncode == NOT_REACHED for each in started):
+        while None in (codes := [each.poll() for each in started]):
+            if time.monotonic() < early and NOT_REACHED in codes:
                 break
             time.sleep(LOOK_S)
     finally:

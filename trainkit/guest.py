@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -41,6 +42,7 @@ def run(config: Mapping[str, Any], folder: RunFolder, visit: Visit) -> int:
     join."""
     secret = os.environ.pop(SECRET, None)  # nothing for the ranks
     stop.install()  # they inherit the flag
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end a run
     return Guest(config, folder, visit, secret).serve()
 
 
@@ -116,7 +118,8 @@ class Guest:
         """There is no invitation. If there is somebody at the door, it was written to another folder."""
         self.say(f"waiting for the host that leads the run in {self.folder.root}")
         door = self.visit.door
-        if door is not None and reach([door[0]], door[1]) is not None:
+        if door is not None and (call := reach([door[0]], door[1])) is not None:
+            call[0].close()
             self.not_shared("has not written its invitation to this folder")
 
     def turned_away(self, why: str) -> None:

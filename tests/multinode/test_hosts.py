@@ -11,7 +11,7 @@ from tests.e2e.command import events, last_step
 from tests.multinode.hosts import Hosts, until
 from tests.multinode.runs import MEET, TWO, begin, reach, same_run, whole
 
-ELASTIC = (*MEET, "launcher.nodes='1:2'")
+ELASTIC = (*MEET, "launcher.nodes=1:2")
 LONG = ("train.epochs=400",)
 
 

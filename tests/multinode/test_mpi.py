@@ -68,7 +68,7 @@ def test_mpirun_is_asked_to_stop(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_task_is_killed_and_the_run_goes_on_without(tmp_path: Path) -> None:
     """Where mpirun lets the others live."""
-    command = begin(tmp_path, "launcher.ranks='1:2'", options=("--enable-recovery",))
+    command = begin(tmp_path, "launcher.ranks=1:2", options=("--enable-recovery",))
     reach(tmp_path / "run", 60)
     task(command, 1).kill()
     command.wait()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.conftest import until
-from trainkit.launcher._door import Door
+from trainkit.launcher._door import TOKEN_WRONG, Door
 from trainkit.launcher._roll import Keeper
 from trainkit.launcher._wire import LINE, Message, Wire
 
@@ -90,6 +90,13 @@ def test_who_says_no_hello_is_let_go(door: Door, call: Call, said: bytes) -> Non
     assert hello == HELLO
     assert closed(stranger)
     assert not closed(keeper)
+
+
+def test_who_knows_another_token_is_told_so(door: Door, call: Call) -> None:
+    """A person may have given it, and is to hear that it is wrong."""
+    stranger = call(line({**HELLO, "token": "guessed"}))
+    admitted(door)
+    assert json.loads(stranger.recv(4096)) == {"what": "refused", "why": TOKEN_WRONG}
 
 
 def test_who_never_ends_its_line_is_let_go(call: Call, door: Door) -> None:

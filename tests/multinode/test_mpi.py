@@ -79,6 +79,7 @@ def test_a_task_is_killed_and_the_run_goes_on_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_a_task_is_killed_and_the_others_save(tmp_path: Path) -> None:
     """Where mpirun ends them all, and gives them time."""
     command = begin(tmp_path, *LONG, "checkpoint.every=null", options=PATIENT)

@@ -54,6 +54,7 @@ def test_a_run_is_the_same_through_ssh(
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_a_machine_is_lost(hosts: Hosts, served: tuple[str, ...], tmp_path: Path) -> None:
     command = hosts.run("a", tmp_path, *TRAINKIT, *WORDS, *served, "launcher.nodes=1")
     reach(tmp_path / "run", 60)

@@ -97,6 +97,8 @@ def supervise_nodes(folder: RunFolder, config: Mapping[str, Any], sizes: Sequenc
     """The same with ranks on several machines."""
     order = NodesOrder(**to)
     os.environ.update(order.owner)
+    if order.guests:
+        folder.event("waiting", hosts=order.guests, port=order.port)
     try:
         nodes = Nodes(order, lambda: stop.raised)
     except TrainkitError as error:
@@ -181,7 +183,7 @@ class Agent:
                 return found
             self.look_for_orders()
             next(self.warming, None)
-            if recovery.due(state, time.monotonic()):
+            if recovery.due(recovery.back(state, ranks.gone()), time.monotonic()):
                 self.asked = True
                 ranks.ask()
         if isinstance(outcome, Fault):
@@ -202,7 +204,8 @@ class Agent:
 
     def recover(self, state: recovery.State, outcome: failure.Failure) -> recovery.State:
         """Decide what follows from a failure, and prepare it."""
-        state = recovery.without(state, self.ranks.gone())
+        gone = self.ranks.gone()
+        state = recovery.without(recovery.back(state, gone), gone)
         state = recovery.decide(self.policy, state, self.regular(), stop.raised, time.monotonic())
         if state.phase == "restarting":
             # What was asked to leave, to take a place in again, would leave again.
@@ -233,6 +236,7 @@ class Agent:
 
     def ended(self, state: recovery.State, how: Outcome) -> recovery.State:
         """They have saved and left. Unless the run was to stop, that was to take a place in again."""
+        state = recovery.back(state, self.ranks.gone())
         if how == "stopped" and not stop.raised and recovery.due(state, time.monotonic()):
             self.held = 0
             return self.restart(recovery.rejoin(state, self.regular(), time.monotonic()))

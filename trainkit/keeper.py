@@ -1,6 +1,7 @@
 """Starts and watches the ranks of one node for the agent of the run, which is on another (see nodes.py).
 
     keeper PORT PLACES LEASE ADDRESS ...     a task of srun, one per node; with one per rank, one of several here
+    guest.py                                 a command that comes by itself, where there is no scheduler
 
 It calls the agent back, imports torch once, and forks ranks as often as it is told to. Whoever the scheduler signals
 (SIGTERM, SIGUSR1 or SIGUSR2 to all tasks): every keeper asks its ranks to save and leave, and lives on. If the agent is
@@ -31,6 +32,8 @@ from trainkit.resilience.pulse import Pulse
 from trainkit.runfolder import RunFolder
 
 STATE_S, BEAT_S, KNOCKS = 0.1, 1.0, 3
+ANSWER_S = 30.0  # the agent looks at its door many times a second, unless its machine is at a standstill
+NO_ANSWER = "the agent does not answer"
 
 
 def main(words: Sequence[str]) -> int:
@@ -47,14 +50,21 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write(f"{socket.gethostname()} cannot reach the agent at {' or '.join(addresses)}, port {port}\n")
         return EXIT_FAILED
     wire, reaches = call
-    card = _address.card_of(wire.own_address)
-    if card is not None:  # gloo would take the card that the host's name stands for, which may be the loopback
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", card)
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without touching CUDA before the fork
-    seat = Seat.here()
-    slot = seat.slot * int(places)
-    wire.send("hello", token=token, number=seat.number, host=seat.host, slot=slot, reaches=reaches)
+    if refused := introduce(wire, token, Seat.here(), int(places), reaches):
+        sys.stderr.write(f"{socket.gethostname()} is not taken: {refused}\n")
+        return EXIT_FAILED
     return Keeper(wire, float(lease)).serve()
+
+
+def introduce(wire: Wire, token: str, seat: Seat, places: int, reaches: Sequence[str]) -> str:
+    """Tell the agent who this is; why it takes no keeper that is, or an empty text."""
+    slot = seat.slot * places
+    wire.send("hello", token=token, number=seat.number, host=seat.host, slot=slot, reaches=reaches)
+    while not wire.closed and wire.silence() < ANSWER_S:
+        if said := wire.receive():
+            return str(said[0]["why"]) if said[0]["what"] == "refused" else ""
+        time.sleep(GLANCE_S)
+    return NO_ANSWER
 
 
 def reach(addresses: Sequence[str], port: int) -> tuple[Wire, list[str]] | None:
@@ -88,6 +98,11 @@ class Keeper:
         self.warming: Iterator[None] = iter(())
 
     def serve(self) -> int:
+        card = _address.card_of(self.wire.own_address)
+        if card is not None:  # gloo would take the card that the host's name stands for, which may be the loopback
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", card)
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without touching CUDA before the fork
+
         import torch.distributed.elastic.multiprocessing  # noqa: F401  # the slow part
 
         self.wire.receive()  # how long that took says nothing of the agent
@@ -110,6 +125,8 @@ class Keeper:
         what = message["what"]
         if what == "begin":
             self.begin(message)
+        elif what == "ping":
+            self.wire.send("alive")  # or one without ranks would be taken for lost
         elif what == "keep":
             self.keep({*message["ranks"]})
             self.wire.send("kept")

@@ -10,6 +10,8 @@ machine. The store through which the ranks find each other is here, on a port of
 
 A node that is not heard of for `lost_s` is lost, and so is one whose keeper has ended. Its keeper, which may still be
 alive behind a cut cable, ends its ranks before that (LEASE of that time), so that no two attempts write.
+
+Without a scheduler keepers come by themselves (trainkit/guest.py), and may come again.
 """
 
 from __future__ import annotations
@@ -23,16 +25,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.errors import TrainkitError
 from trainkit.launcher import _address
 from trainkit.launcher._door import HELLO_S, Door
-from trainkit.launcher._order import TOKEN, Order
+from trainkit.launcher._invitation import SECRET, Invitation, versions
+from trainkit.launcher._order import LEASE, TOKEN, Order
 from trainkit.launcher._ranks import DUMP_S, GLANCE_S, HOST, KILL_S, Fault, Part
-from trainkit.launcher._wire import CONNECT_S, Message, Wire
+from trainkit.launcher._roll import Keeper, Roll
+from trainkit.launcher._seat import NUMBER
+from trainkit.launcher._wire import CONNECT_S, Message
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure
 from trainkit.resilience.pulse import Pulse
@@ -40,34 +44,7 @@ from trainkit.resilience.pulse import Pulse
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
-PING_S, START_S, LEASE = 1.0, 300.0, 0.6
-
-
-@dataclass
-class Keeper:
-    """One of them, as it is seen from here. `slot`: the first of its places on its machine."""
-
-    number: int
-    host: str
-    slot: int
-    wire: Wire
-    reaches: Sequence[str]
-    ready: bool = False
-    state: Message = field(default_factory=dict)
-    news: list[Message] = field(default_factory=list)
-
-    @property
-    def lost(self) -> bool:
-        return self.wire.closed
-
-    def hear(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            if message["what"] == "state":
-                self.state = message
-            elif message["what"] == "ready":
-                self.ready = True
-            else:
-                self.news.append(message)
+PING_S = 1.0
 
 
 class Nodes:
@@ -75,26 +52,30 @@ class Nodes:
 
     def __init__(self, order: Order, asked: Callable[[], bool]) -> None:
         self.order, self.asked = order, asked
-        self._token, self._over = secrets.token_hex(16), threading.Event()
-        self.keepers: dict[int, Keeper] = {}
-        self.why: dict[int, str] = {}
-        self._addresses = _address.candidates(alone=order.keepers == 1)
-        self.host = HOST if order.keepers == 1 else ""
+        self._token, self._over = os.environ.get(SECRET) or secrets.token_hex(16), threading.Event()
+        self.roll = Roll(order)
+        alone = order.keepers == 1 and not order.remote
+        self._addresses = [order.address] if order.address else _address.candidates(alone)
+        self.host = order.address or (HOST if alone else "")
         patience = HELLO_S + CONNECT_S * len(self._addresses)
-        self._door = Door(self.host, order.keepers, self._token, patience)
+        self._door = Door(self.host, order.port, order.keepers, self._token, patience)
         self._start = self._begin()
         threading.Thread(target=self._ping, name="ping", daemon=True).start()
         try:
+            self._invite()
             self._gather()
         except BaseException:
             self.close()
             raise
-        self.address = self._meeting_place()
+        self.address = self.roll.address = self._meeting_place()
 
     def _begin(self) -> subprocess.Popen[bytes]:
         around = os.environ | {TOKEN: self._token}
         if around.get("GLOO_SOCKET_IFNAME") == "lo":  # the agent's own, for one machine
             del around["GLOO_SOCKET_IFNAME"]
+        around.pop(SECRET, None)
+        if not self.order.start:
+            around[NUMBER] = "0"
         port, lease = str(self._door.port), str(self.order.lost_s * LEASE)
         words = [sys.executable, "-m", "trainkit.keeper", port, str(self.order.places), lease, *self._addresses]
         # In a session of its own: srun passes signals on, and each kind means something else to it.
@@ -107,19 +88,34 @@ class Nodes:
         while not self._over.wait(PING_S):
             self.tell("ping")
 
+    def _invite(self) -> None:
+        """Let guests know that the door is open."""
+        order = self.order
+        if order.invitation is not None:
+            secret = None if SECRET in os.environ else self._token
+            Invitation(
+                addresses=self._addresses,
+                port=self._door.port,
+                token=secret,
+                places=order.places,
+                lease_s=order.lost_s * LEASE,
+                owner=order.owner,
+                versions=versions(),
+            ).write(Path(order.invitation))
+
     def _gather(self) -> None:
-        until = time.monotonic() + START_S
-        while sum(keeper.ready for keeper in self.keepers.values()) < self.order.keepers:
+        until = time.monotonic() + self.order.wait_s
+        while sum(keeper.ready for keeper in self.roll) < self.order.keepers:
             self.pump(GLANCE_S)
+            self.roll.forget()
             ended = self._start.poll()
-            lost = any(keeper.lost for keeper in self.keepers.values())
+            lost = any(keeper.lost for keeper in self.roll)
             if ended is not None or time.monotonic() > until or lost:
-                there = ", ".join(keeper.host for keeper in self.keepers.values()) or "none"
-                how = (
-                    f"{self.order.start[0]} ended with {ended}" if ended is not None else "they were not ready in time"
-                )
+                there = ", ".join(keeper.host for keeper in self.roll) or "none"
+                starter = self.order.start[0] if self.order.start else "the keeper of this machine"
+                how = f"{starter} ended with {ended}" if ended is not None else "they were not ready in time"
                 raise TrainkitError(
-                    f"{len(self.keepers)} of {self.order.keepers} tasks called back ({there}): {how}\n"
+                    f"{len([*self.roll])} of {self.order.keepers} tasks called back ({there}): {how}\n"
                     f"    they were to reach {' or '.join(self._addresses)}; what they said is in agent.log"
                 )
             if self.asked():
@@ -127,57 +123,49 @@ class Nodes:
 
     def _meeting_place(self) -> str:
         """An address of this machine that every keeper has reached."""
-        common = [a for a in self._addresses if all(a in keeper.reaches for keeper in self.keepers.values())]
+        common = [a for a in self._addresses if all(a in keeper.reaches for keeper in self.roll)]
         if common:
             return common[0]
-        told = "; ".join(f"{keeper.host} reached {', '.join(keeper.reaches)}" for keeper in self.keepers.values())
+        told = "; ".join(f"{keeper.host} reached {', '.join(keeper.reaches)}" for keeper in self.roll)
         self.close()
         raise TrainkitError(f"no address of {socket.gethostname()} is reached by all nodes: {told}")
 
     def pump(self, seconds: float) -> None:
         """Take what comes within `seconds`."""
-        alive = [keeper.wire for keeper in self.keepers.values() if not keeper.lost]
-        self._door.wait(seconds, alive)
+        self._door.wait(seconds, [keeper.wire for keeper in self.roll if not keeper.lost])
         for wire, (hello, *more) in self._door.admit():
-            keeper = Keeper(int(hello["number"]), hello["host"], hello["slot"], wire, hello["reaches"])
-            self.keepers[keeper.number] = keeper
-            keeper.hear(more)
-        for keeper in self.keepers.values():
+            self.roll.admit(wire, hello, more)
+        for keeper in self.roll:
             keeper.hear(keeper.wire.receive())
             # Until it is ready it imports torch, which takes minutes from a slow disk, and says nothing.
-            if keeper.ready and not keeper.lost and keeper.wire.silence() > self.order.lost_s:
-                keeper.wire.close()
-                self.why[keeper.number] = f"nothing was heard of it for {self.order.lost_s:.0f} s"
+            if keeper.there and keeper.wire.silence() > self.order.lost_s:
+                keeper.wire.close(f"nothing was heard of it for {self.order.lost_s:.0f} s")
 
     def tell(self, what: str, **fields: Any) -> None:
         """The same to all keepers."""
-        for keeper in [*self.keepers.values()]:
+        for keeper in [*self.roll]:
             keeper.wire.send(what, **fields)
 
     def keeper_of(self, seat: int) -> Keeper:
-        return self.keepers[seat // self.order.places]
-
-    def gone(self) -> list[int]:
-        """The places of the nodes that are lost."""
-        places = self.order.places
-        lost = [keeper.number for keeper in self.keepers.values() if keeper.lost]
-        return [seat for number in lost for seat in range(number * places, (number + 1) * places)]
+        return self.roll.keepers[seat // self.order.places]
 
     def close(self) -> None:
         """Let the keepers go, and wait until they have."""
         self._over.set()
         self.tell("leave")
         try:
-            self._start.wait(3.0 if any(keeper.lost for keeper in self.keepers.values()) else KILL_S)
+            self._start.wait(3.0 if any(keeper.lost for keeper in self.roll) else KILL_S)
         except subprocess.TimeoutExpired:
             self._start.send_signal(signal.SIGTERM)  # to srun: end all tasks at once
             try:
                 self._start.wait(KILL_S)
             except subprocess.TimeoutExpired:
                 self._start.kill()
-        for keeper in self.keepers.values():
+        for keeper in self.roll:
             keeper.wire.close()
         self._door.close()
+        if self.order.invitation is not None:
+            Path(self.order.invitation).unlink(missing_ok=True)
 
 
 class NodeRanks:
@@ -194,6 +182,7 @@ class NodeRanks:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self._attempt, self._seats, self._asked = attempt, [*seats], False
+        self._nodes.roll.take_in()
         door = socket.create_server((self._nodes.host, 0), backlog=len(seats))
         address, port = self._nodes.address, door.getsockname()[1]
         self._store = TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
@@ -235,12 +224,11 @@ class NodeRanks:
         return min(found)[-1] if found else None
 
     def _loss(self, lost: Sequence[Keeper]) -> failure.Failure:
-        why = self._nodes.why.get(lost[0].number, lost[0].wire.why)
         hosts = ", ".join(dict.fromkeys(keeper.host for keeper in lost))
         gone = [rank for rank in range(len(self._seats)) if self._keeper(rank).lost]
         ranks = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))}"
         step = max(beat.step for beat in self._pulse.all())
-        told = failure.event(f"{hosts} is lost with {ranks}: {why}", None)
+        told = failure.event(f"{hosts} is lost with {ranks}: {lost[0].wire.why}", None)
         told |= {"host": lost[0].host, "cause": "lost", "step": step, "log": ""}
         return failure.Failure("lost", step, told)
 
@@ -301,12 +289,11 @@ class NodeRanks:
     def keep(self, ranks: Collection[int]) -> None:
         """End whatever is left but `ranks`. A keeper that cannot is as good as lost."""
         for keeper in self._all("keep", "kept", KILL_S + 10, ranks=[*ranks]):
-            keeper.wire.close()
-            self._nodes.why[keeper.number] = "its ranks could not be ended"
+            keeper.wire.close("its ranks could not be ended")
 
     def gone(self) -> list[int]:
         """The places of machines that are lost."""
-        return self._nodes.gone()
+        return self._nodes.roll.gone()
 
     def idle(self, seconds: float) -> None:
         """Let time pass, in which the keepers see that the agent is there."""
@@ -322,7 +309,7 @@ class NodeRanks:
     def _mine(self) -> list[Keeper]:
         """The keepers that have ranks in this attempt."""
         numbers = dict.fromkeys(self._nodes.keeper_of(seat).number for seat in self._seats)
-        return [self._nodes.keepers[number] for number in numbers]
+        return [self._nodes.roll.keepers[number] for number in numbers]
 
     def _states(self, living: bool = True) -> list[Message]:
         """What the keepers have last told of this attempt; without those that are lost, if only of the `living`. Of one
@@ -340,7 +327,7 @@ class NodeRanks:
 
     def _all(self, order: str, answer: str, seconds: float, **more: Any) -> list[Keeper]:
         """Have all keepers do something; those that have not answered in time."""
-        left = [keeper for keeper in self._nodes.keepers.values() if not keeper.lost]
+        left = [keeper for keeper in self._nodes.roll if keeper.there]
         for keeper in left:
             keeper.news = []
         self._nodes.tell(order, attempt=self._attempt, **more)

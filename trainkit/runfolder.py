@@ -4,7 +4,7 @@
     RUN/metrics.jsonl              one row per logged step
     RUN/events.jsonl               launch, start, sample, save, save_failed, save_waits, copy, copy_failed, cadence,
                                    snapshot, snapshot_failed, snapshot_used, snapshot_moved,
-                                   bad_step, rollback, asked, stop, failure, restart, give_up, end
+                                   bad_step, rollback, asked, stop, failure, restart, give_up, waiting, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
     RUN/logs/attempt_A/rank_R.log
@@ -82,6 +82,11 @@ class RunFolder:
         return self.root / "logs" / "owner"
 
     @property
+    def invitation(self) -> Path:
+        """Where the agent waits for those that come by themselves (launcher/_invitation.py)."""
+        return self.root / "logs" / "invitation.json"
+
+    @property
     def heartbeat(self) -> Path:
         """When a scheduler's job was last at work here."""
         return self.root / "logs" / "heartbeat.json"
@@ -119,6 +124,18 @@ class RunFolder:
 
 
 OWNER, OWNER_FILE = "TRAINKIT_OWNER", "TRAINKIT_OWNER_FILE"
+
+
+def own(folder: RunFolder, job: str) -> None:
+    """Let `job`, which this process belongs to, be the one that may write to `folder`."""
+    folder.owner.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(folder.owner, job)
+    os.environ |= {OWNER: job, OWNER_FILE: str(folder.owner)}
+
+
+def ownership() -> dict[str, str]:
+    """The variables that make another process one of the same job."""
+    return {name: os.environ[name] for name in (OWNER, OWNER_FILE) if name in os.environ}
 
 
 def guarded() -> bool:

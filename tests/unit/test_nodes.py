@@ -231,6 +231,18 @@ def test_keepers_hear_of_an_agent_that_waits_for_its_disk() -> None:
         there.close()
 
 
+@pytest.mark.slow
+def test_a_machine_that_waits_for_another_is_not_lost(begun: Begin) -> None:
+    """It has no ranks of which it could tell anything, for longer than `lost_s`."""
+    late = SRUN.replace(
+        "for each in told]", "for each in told if not (each['SLURM_PROCID'] == '1' and time.sleep(12))]"
+    )
+    job, folder = begun(srun=f"import time\n{late}")
+    go(folder)
+    assert ended(job) == 0
+    assert events(folder, "failure") == []
+
+
 def test_a_stranger_is_not_listened_to(begun: Begin) -> None:
     """Whoever does not know the token is no keeper."""
     strange = SRUN.replace("os.environ | each", "os.environ | each | {'TRAINKIT_KEEPER_TOKEN': 'guessed'}")

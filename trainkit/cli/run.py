@@ -11,9 +11,11 @@ from typing import Any
 from trainkit.cli.terminal import say
 from trainkit.config import build, check, draft, fitting
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.launcher._visit import Meets
 from trainkit.launcher.local import warm_agent
 from trainkit.preflight import HandsOver, Sweeps
 from trainkit.protocols import Cluster
+from trainkit.runfolder import RunFolder
 from trainkit.settings import Settings
 
 
@@ -27,10 +29,15 @@ def main(words: Sequence[str]) -> int:
                 for line in told:
                     say(line)
                 return EXIT_DONE
+        visit = settings.launcher.visit(words, cluster) if isinstance(settings.launcher, Meets) else None
+        if visit is None:
+            from trainkit import front
 
-        from trainkit import front
+            return front.run(config, settings, cluster, words)
 
-        return front.run(config, settings, cluster, words)
+    from trainkit import guest
+
+    return guest.run(config, RunFolder(Path(settings.run.dir)), visit)
 
 
 def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:

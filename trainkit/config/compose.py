@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.config.bundle import GROUPS, bundle, components, describe, folders
-from trainkit.config.suggest import suggest
+from trainkit.config.suggest import ELSEWHERE, suggest
 from trainkit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _bad_choice(override: Override) -> Problem | None:
     value = override.value()
     if isinstance(value, str) and value in choices:
         return None
-    hint = suggest(str(value), choices)
+    hint = ELSEWHERE.get((group, str(value))) or suggest(str(value), choices)
     if (Path.cwd() / "recipes" / f"{value}.py").exists() and group == "recipe":
         hint = f"recipes/{value}.py is selected by conf/recipe/{value}.yaml, which is not there"
     return Problem(group, value, f"there is no such {group}; there are {', '.join(choices)}", hint)

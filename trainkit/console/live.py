@@ -143,6 +143,8 @@ class Console:
             self._failure(event)
         elif kind == "restart":
             self._restart(event)
+        elif kind == "waiting":
+            self._say(f"waiting for {event['hosts']} more to keep ranks for this run")
         elif kind == "give_up":
             self._say(f"[bold red]giving up[/bold red]: {escape(event['why'])}")
 

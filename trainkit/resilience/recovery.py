@@ -107,6 +107,12 @@ def without(state: State, gone: Collection[int]) -> State:
     return replace(state, resting={**state.resting, **dict.fromkeys(gone, math.inf)}) if gone else state
 
 
+def back(state: State, gone: Collection[int]) -> State:
+    """Those places that had gone and are none of `gone` now are there again: they need not rest any longer."""
+    rest = {p: -math.inf if until == math.inf and p not in gone else until for p, until in state.resting.items()}
+    return replace(state, resting=rest)
+
+
 def decide(policy: Recovery, state: State, saved: int, asked: bool, now: float) -> State:
     """All ranks are gone; `saved` is the step of the newest checkpoint that no failure was the cause of, -1 for none;
     `asked`: the run was to stop."""

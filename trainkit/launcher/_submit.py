@@ -7,6 +7,7 @@ RUN/job.json       the job that has the run, the one that waits for its end, and
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -51,9 +52,10 @@ def script(
 
 
 def to_do(launcher: Slurm, root: Path) -> Iterator[int]:
-    """The members of the sweep that are not done."""
-    for number in range(len(launcher.sweep)):
-        summary = RunFolder(root / str(number)).summary
+    """The members of the sweep that are not done. One may name a folder of its own."""
+    for number, line in enumerate(launcher.sweep):
+        own = [word.removeprefix("run.dir=") for word in shlex.split(line) if word.startswith("run.dir=")]
+        summary = RunFolder(Path(own[-1]) if own else root / str(number)).summary
         if not summary.exists() or json.loads(summary.read_text())["status"] != "done":
             yield number
 

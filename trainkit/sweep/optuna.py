@@ -37,6 +37,10 @@ PRUNERS = {
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 
 
+PRUNED = "pruned"
+"""The attribute of a trial that is to be pruned: after which evaluation that was decided."""
+
+
 class KernelLock(JournalFileOpenLock):
     """A lock that ends with the process that holds it. Optuna's own would stay behind one that is killed."""
 
@@ -105,13 +109,16 @@ class Study:
 
     def prune(self, member: Member, values: Sequence[float]) -> bool:
         trial, _ = self._mine[member.name]
+        if PRUNED in trial.user_attrs:
+            return True
         known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for number, value in enumerate(values, start=1):
             if number not in known:
                 trial.report(value, number)
                 if trial.should_prune():
+                    trial.set_user_attr(PRUNED, number)  # some pruners judge once: it must outlive this process
                     return True
-        return bool(known) and trial.should_prune()
+        return False
 
     def tell(self, member: Member, result: Result) -> None:
         trial, lock = self._mine.pop(member.name)

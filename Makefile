@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
+AIRFLOW := apache-airflow==3.3.2
+PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
 
 .PHONY: run test test-all drills install slurm-here horovod golden bench soak clean help
@@ -31,6 +33,12 @@ slurm-here:
 	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } \
 	    || echo "the tests of launcher=slurm are passed over; for them, as root: apt-get install $(SLURM)"
 
+# Airflow and Prefect for tests/orchestrators, each in an environment of its own: a minute or less.
+.venv-airflow/.installed .venv-prefect/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q $(if $(findstring airflow,$@),$(AIRFLOW),$(PREFECT))
+	@touch $@
+
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
 	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,sweep,test]'
@@ -49,11 +57,11 @@ test: $(VENV)/.installed-test slurm-here
 	$(BIN)/python -m pytest -m "not slow"
 
 # make test-all   the slow tests too
-test-all: test
+test-all: test .venv-airflow/.installed .venv-prefect/.installed
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for
-drills: $(VENV)/.installed-test slurm-here
+drills: $(VENV)/.installed-test slurm-here .venv-airflow/.installed .venv-prefect/.installed
 	$(BIN)/python -m pytest -m drill
 
 # make golden     write the committed configurations of the recipes, and the README's table of features, anew
@@ -72,4 +80,4 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.chaos.soak
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-airflow .venv-prefect build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -28,7 +28,7 @@ class Train(BaseOperator):
 
     def __init__(self, *, words: Sequence[str] | str, run_dir: str, **more: object) -> None:
         super().__init__(**more)
-        self.words, self.run_dir = words, run_dir
+        self.words, self.run_dir, self.killed = words, run_dir, False
 
     def execute(self, context: Context) -> str:
         followed = Path(self.run_dir, "config.yaml").exists() or Path(self.run_dir, "job.json").exists()
@@ -38,6 +38,8 @@ class Train(BaseOperator):
         code = self.trainkit(*self.words, *submit, f"run.dir={self.run_dir}")
         if code == 0:
             code = self.trainkit("jobs", "wait", self.run_dir)
+        if self.killed:
+            raise AirflowFailException("stopped on request; clear the task to go on from its checkpoint")
         if code == REFUSED:
             raise AirflowFailException("the run was refused: the log says why, and another try would be, too")
         if code != 0:
@@ -46,6 +48,7 @@ class Train(BaseOperator):
 
     def on_kill(self) -> None:
         """Let it save, and leave."""
+        self.killed = True
         self.trainkit("jobs", "stop", self.run_dir)
         self.trainkit("jobs", "wait", self.run_dir)
 

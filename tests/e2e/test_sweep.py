@@ -186,6 +186,7 @@ def trials(folder: Path) -> list[float | None]:
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_what_falls_behind_is_asked_to_leave(tmp_path: Path) -> None:
     """The first five learn; then nothing is left for them to draw but what learns too slowly."""
     words = (

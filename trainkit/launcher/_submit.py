@@ -52,12 +52,18 @@ def script(
 
 
 def to_do(launcher: Slurm, root: Path) -> Iterator[int]:
-    """The members of the sweep that are not done. One may name a folder of its own."""
-    for number, line in enumerate(launcher.sweep):
-        own = [word.removeprefix("run.dir=") for word in shlex.split(line) if word.startswith("run.dir=")]
-        summary = RunFolder(Path(own[-1]) if own else root / str(number)).summary
+    """The members of the sweep that are not done."""
+    for number in range(len(launcher.sweep)):
+        summary = member(launcher, root, number).summary
         if not summary.exists() or json.loads(summary.read_text())["status"] != "done":
             yield number
+
+
+def member(launcher: Slurm, root: Path, number: int) -> RunFolder:
+    """The run folder of a member, which may name one of its own."""
+    words = shlex.split(launcher.sweep[number])
+    own = [word.removeprefix("run.dir=") for word in words if word.startswith("run.dir=")]
+    return RunFolder(Path(own[-1]) if own else root / str(number))
 
 
 def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> list[str]:
@@ -69,6 +75,10 @@ def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], clu
     with _laid_out(folder, str(made)):
         job = sbatch(str(folder.script))
     write(folder, job=job, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
+    for number in made.members:
+        waiting = member(launcher, folder.root, number)
+        waiting.root.mkdir(parents=True, exist_ok=True)
+        write(waiting, job=f"{job}_{number}", submitted=time.time())
     members = f", members {', '.join(map(str, made.members))}" if made.members else ""
     return [
         f"job {job} is submitted{members}",

@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> int:
     sweep, settings = checked(asked, root)
     again = ["sweep", *(word for word in words if not word.startswith("run.dir=")), f"run.dir={sweep.root}"]
     if isinstance(settings.launcher, Slurm) and not settings.launcher.runs_here:
-        return as_array(sweep, asked, again)
+        return as_array(sweep, asked, settings, again)
     if asked.sampler != "grid":
         return one_by_one(sweep, asked, settings, again)
     with RunLock(sweep.lock, sweep.root):
@@ -75,27 +75,27 @@ def results(sweep: SweepFolder, asked: Asked, sampler: Sampler) -> dict[str, Res
     return {name: sampler.judged(members[name], result) for name, result in found.items()}
 
 
-def as_array(sweep: SweepFolder, asked: Asked, again: Sequence[str]) -> int:
+def as_array(sweep: SweepFolder, asked: Asked, settings: Settings, again: Sequence[str]) -> int:
     """Submit the members that are neither done nor at work, as one job array."""
     from trainkit.cli import run
 
     members = Grid(asked.spaces).members()
     came_to = sweep.results(members, asked.metric)
-    begun = [name for name, result in came_to.items() if result.status not in ("waiting", "done")]
-    at_work = {
-        standing.folder.root.name: standing.state
-        for standing in standings([sweep.of(members[name]).root for name in begun])
-        if standing.goes_on
-    }
+    known = [sweep.of(member).root for name, member in members.items() if came_to[name].status != "done"]
+    begun = standings([root for root in known if root.exists()])
+    at_work = {standing.folder.root.name: standing.state for standing in begun if standing.goes_on}
     came_to |= {name: replace(came_to[name], status=state, message="") for name, state in at_work.items()}
     show(sweep, asked, members, came_to)
     left = {name: m for name, m in members.items() if came_to[name].status != "done" and name not in at_work}
+    if sweep.root.exists():
+        sweep.write_table(asked, members, came_to)
     if not left:
+        if not at_work:
+            close(sweep, asked, settings, came_to, EXIT_DONE)
         return EXIT_DONE
-    made = not sweep.root.exists()
     code = run.main([*asked.shared, f"run.dir={sweep.root}", array(left, sweep.root), "launcher.submit=true"])
     sweep.write(asked)
-    say(f"    table    python -m trainkit {shlex.join(again)}" if made else "")
+    say(f"    table    python -m trainkit {shlex.join(again)}")
     return code
 
 

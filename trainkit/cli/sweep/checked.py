@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainkit.cli.run import prepare
 from trainkit.errors import ConfigError, Problem
-from trainkit.launcher.slurm import Slurm
+from trainkit.launcher.slurm import Slurm, in_job
 from trainkit.settings import Settings
 from trainkit.sweep.member import Member, named
 from trainkit.sweep.record import Asked, SweepFolder
@@ -57,8 +57,8 @@ def _corners(asked: Asked) -> Iterator[Member]:
 
 
 def _handed_over(shared: Sequence[str]) -> list[str]:
-    """Members of an array are checked as what is submitted, not as what runs where this is typed."""
-    return ["launcher.submit=true"] if "launcher=slurm" in shared else []
+    """Members of an array are checked as what is submitted; inside a job they run on its nodes, unless told otherwise."""
+    return ["launcher.submit=true"] if "launcher=slurm" in shared and not in_job() else []
 
 
 def _told(problem: Problem, names: Sequence[str], members: int) -> Problem:

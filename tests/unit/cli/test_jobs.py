@@ -172,3 +172,11 @@ def test_waiting_lasts_as_long_as_the_run(tmp_path: Path) -> None:
     write(run.summary, json.dumps({"status": "stopped"}))
     run.event("end")
     assert waiting.wait(60) == 75
+
+
+def test_a_sweep_that_is_stopped_begins_no_other_member(tmp_path: Path) -> None:
+    member = folder(tmp_path, "launch", "end", status="done")
+    write(member.root.parent / "sweep.json", "{}")
+    assert main(["jobs", "stop", str(member.root.parent)]) == 0
+    assert (member.root.parent / "STOP").exists()
+    assert not member.stop.exists()

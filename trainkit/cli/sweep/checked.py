@@ -15,7 +15,7 @@ from trainkit.sweep.member import Member, named
 from trainkit.sweep.record import Asked, SweepFolder
 from trainkit.sweep.sampler import grid
 
-MOST = 2000  # members of a grid: a step too small in a range is no sweep
+MOST = 1000  # members of a grid, each checked in 0.1 s: a range with too small a step is no sweep
 NAMED = 3  # members in one message
 
 

@@ -180,3 +180,12 @@ def test_a_sweep_that_is_stopped_begins_no_other_member(tmp_path: Path) -> None:
     assert main(["jobs", "stop", str(member.root.parent)]) == 0
     assert (member.root.parent / "STOP").exists()
     assert not member.stop.exists()
+
+
+def test_waiting_for_a_sweep_ends_as_the_worst_of_its_members(tmp_path: Path) -> None:
+    sweep = folder(tmp_path, "launch", "end", status="done").root.parent
+    write(sweep / "sweep.json", "{}")
+    assert main(["jobs", "wait", str(sweep)]) == 0
+    for name, status, code in (("b", "stopped", 75), ("c", "failed", 1)):
+        folder(tmp_path / name, "launch", "end", status=status).root.rename(sweep / name)
+        assert main(["jobs", "wait", str(sweep)]) == code

@@ -127,10 +127,8 @@ def one(words: Sequence[str], name: str) -> Path:
         raise usage(name)
     root = Path(words[0]).absolute()
     if not any((root / file).is_file() for file in ("config.yaml", "job.json", "sweep.json")):
-        hint = "`trainkit jobs ls FOLDER` shows the runs in a folder"
-        raise ConfigError(
-            [Problem("", "", f"{root} is no run folder: it has no config.yaml, job.json or sweep.json", hint)]
-        )
+        found = f"{root} is no run folder: it has no config.yaml, job.json or sweep.json"
+        raise ConfigError([Problem("", "", found, "`trainkit jobs ls FOLDER` shows the runs in a folder")])
     return root
 
 

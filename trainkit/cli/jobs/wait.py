@@ -1,11 +1,12 @@
-"""jobs wait: until the run has ended, wherever it runs; with the exit code that it would have had here."""
+"""jobs wait: until a run, or the array of a sweep, has ended, wherever it runs; with the exit code that it would have
+had here."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 
-from trainkit.cli.jobs.state import one, standings
+from trainkit.cli.jobs.state import one, runs, standings
 from trainkit.cli.terminal import say
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
@@ -15,7 +16,9 @@ CODES = {"done": EXIT_DONE, "stopped": EXIT_STOPPED, "refused": EXIT_CONFIG}
 
 def main(words: Sequence[str]) -> int:
     root = one(words, "wait")
-    while (standing := standings([root])[0]).goes_on:
+    while any(standing.goes_on for standing in (found := standings([*runs(root)] or [root]))):
         time.sleep(LOOK_S)
-    say(f"{root}: {standing.state}, step {standing.step}")
-    return CODES.get(standing.state, EXIT_FAILED)
+    for standing in found:
+        say(f"{standing.folder.root}: {standing.state}, step {standing.step}")
+    codes = [CODES.get(standing.state, EXIT_FAILED) for standing in found]
+    return EXIT_FAILED if EXIT_FAILED in codes else max(codes)

@@ -57,7 +57,7 @@ def _corners(asked: Asked) -> Iterator[Member]:
 
 
 def _handed_over(shared: Sequence[str]) -> list[str]:
-    """Members of an array are checked as what is submitted; inside a job they run on its nodes, unless told otherwise."""
+    """Members of an array are checked as what is submitted; inside a job they run on its nodes."""
     return ["launcher.submit=true"] if "launcher=slurm" in shared and not in_job() else []
 
 

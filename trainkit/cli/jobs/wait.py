@@ -16,7 +16,10 @@ CODES = {"done": EXIT_DONE, "stopped": EXIT_STOPPED, "refused": EXIT_CONFIG}
 
 def main(words: Sequence[str]) -> int:
     root = one(words, "wait")
-    while any(standing.goes_on for standing in (found := standings([*runs(root)] or [root]))):
+    while True:
+        found = standings([*runs(root)] or [root])
+        if not any(standing.goes_on for standing in found):
+            break
         time.sleep(LOOK_S)
     for standing in found:
         say(f"{standing.folder.root}: {standing.state}, step {standing.step}")

@@ -33,22 +33,28 @@ def named(values: Mapping[str, str], number: int | None = None) -> Member:
     a sweep may come to the same values again."""
     last = [key.rpartition(".")[2] for key in values]
     short = {key: name if last.count(name) == 1 else key for key, name in zip(values, last, strict=True)}
-    full = "_".join(f"{short[key]}={value}" for key, value in values.items())
-    name = re.sub(r"[^A-Za-z0-9._+=-]", "-", full)[:LONGEST]
-    if name != full:
-        name += "-" + hashlib.sha256(full.encode()).hexdigest()[:6]
+    safe = {key: re.sub(r"[^A-Za-z0-9._+-]", "-", value) for key, value in values.items()}
+    full = "_".join(f"{short[key]}={value}" for key, value in safe.items())
+    name = full[:LONGEST]
+    if name != full or safe != values:
+        name += "-" + hashlib.sha256(repr([*values.items()]).encode()).hexdigest()[:6]
     return Member(name if number is None else f"{number}_{name}", dict(values))
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`status`: done, failed, stopped, killed, refused as its summary says it; pruned; `cut off`: there is no summary;
-    `waiting`: nothing is there. `value`: the metric's last one; None where there is none, or it is not finite."""
+    """`status`: done, failed, stopped, killed, refused as its summary says it; pruned; `unfinished`: it has no summary;
+    `waiting`: nothing is there. `value`: the metric's last one, which may be no finite number."""
 
     status: str
     step: int = 0
     value: float | None = None
     message: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is to be compared with others."""
+        return self.status == "done" and self.value is not None and math.isfinite(self.value)
 
     @property
     def failed(self) -> bool:
@@ -59,10 +65,10 @@ def result(folder: RunFolder, metric: str) -> Result:
     """Of the member that lives in `folder`."""
     if not folder.events.exists():
         return Result("waiting")
-    status = json.loads(folder.summary.read_text())["status"] if folder.summary.exists() else "cut off"
+    status = json.loads(folder.summary.read_text())["status"] if folder.summary.exists() else "unfinished"
     rows = [*read_lines(folder.metrics)]
     values = [row[metric] for row in rows if metric in row]
-    value = float(values[-1]) if values and math.isfinite(values[-1]) else None
+    value = float(values[-1]) if values else None
     failures = [event["message"] for event in read_lines(folder.events) if event["event"] == "failure"]
     message = failures[-1] if failures and status != "done" else ""
     return Result(status, rows[-1]["step"] if rows else 0, value, message)

@@ -124,8 +124,10 @@ class Study:
         trial, lock = self._mine.pop(member.name)
         if result.status == "pruned":
             self._study.tell(trial, state=TrialState.PRUNED)
-        elif result.status == "done" and result.value is not None:
+        elif result.counts:
             self._study.tell(trial, result.value)
+        elif result.status == "done" and result.value is not None:
+            self._study.tell(trial, state=TrialState.FAIL)
         elif result.status == "done":
             raise TrainkitError(f"member {member.name} is done, and its metrics.jsonl has no {self._asked.metric}")
         lock.release()

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import FrameType
 
-from trainkit.errors import EXIT_STOPPED
+from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.resilience.lock import until_free
 from trainkit.sweep.member import Member, Result, evaluations, result
 from trainkit.sweep.record import Asked, SweepFolder
@@ -39,10 +40,7 @@ class Requests:
 
     @property
     def count(self) -> int:
-        if self._sweep.stop.exists():
-            self._sweep.stop.unlink(missing_ok=True)
-            self._hinted = True
-        return max(self._typed, int(self._hinted))
+        return max(self._typed, int(self._hinted or self._sweep.stop.exists()))
 
     def _type(self, number: int, frame: FrameType | None) -> None:
         self._typed += 1
@@ -52,25 +50,29 @@ class Requests:
 
 
 class Members:
-    """Those that `sampler` names, with the words that all share."""
+    """Those that `sampler` names, with the words that all share. `ended`: what became of those that ran here."""
 
     def __init__(self, sweep: SweepFolder, asked: Asked, sampler: Sampler, requests: Requests) -> None:
         self.sweep, self.asked, self.sampler, self.requests = sweep, asked, sampler, requests
+        self.ended: dict[str, Result] = {}
 
-    def run(self, told: Callable[[Member], None], ended: Callable[[], None]) -> int:
-        """Until there are no more, or somebody asks to stop. `told` is called before each, `ended` after each.
-        Returns EXIT_STOPPED if asked, else 0."""
+    def run(self, begin: Callable[[Member], None], end: Callable[[], None]) -> int:
+        """Until there are no more, or somebody asks to stop; `begin` is called before each, `end` after each. Returns
+        the exit code of the sweep."""
         while not self.requests.count and (member := self.sampler.next()) is not None:
             folder = self.sweep.of(member)
             if folder.events.exists():  # it may still be saving, after its sweep was killed
                 until_free(folder.root, folder.command_lock, folder.ranks_lock)
             came_to = result(folder, self.asked.metric)
             if came_to.status != "done":
-                told(member)
-                came_to = self._one(member)
+                begin(member)
+                self.ended[member.name] = came_to = self._one(member)
             self.sampler.tell(member, came_to)
-            ended()
-        return EXIT_STOPPED if self.requests.count else 0
+            end()
+        if any(result.failed for result in self.ended.values()) and not self.requests.count:
+            return EXIT_FAILED
+        stopped = self.requests.count or any(result.status == "stopped" for result in self.ended.values())
+        return EXIT_STOPPED if stopped else EXIT_DONE
 
     def _one(self, member: Member) -> Result:
         """Run it to its end, or until it is pruned."""
@@ -96,9 +98,10 @@ class Members:
         came_to = result(folder, self.asked.metric)
         if pruned and came_to.status == "stopped":
             return Result("pruned", came_to.step, came_to.value)
-        if came_to.status == "waiting" and process.returncode > 0:  # refused before anything was written
-            return Result("refused", message=f"exit code {process.returncode}")
-        return came_to
+        if came_to.status in ("done", "failed", "stopped", "killed", "refused") or asked:
+            return came_to
+        status = "refused" if process.returncode == EXIT_CONFIG else "killed"  # it could not write its summary
+        return replace(came_to, status=status, message=f"its command ended with exit code {process.returncode}")
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -142,3 +142,10 @@ def test_a_metric_that_there_is_none_of_is_told(tmp_path: Path) -> None:
     study = Study(SweepFolder(tmp_path), asked())
     with pytest.raises(TrainkitError, match="has no eval_loss"):
         study.tell(taken(study), Result("done", 9, None))
+
+
+def test_a_loss_that_is_no_number_is_a_failed_trial(tmp_path: Path) -> None:
+    study = Study(SweepFolder(tmp_path), asked(trials=1))
+    study.tell(taken(study), Result("done", 9, float("nan")))
+    assert stored(tmp_path)[0].state is optuna.trial.TrialState.FAIL
+    assert Study(SweepFolder(tmp_path), asked(trials=1)).next() is None

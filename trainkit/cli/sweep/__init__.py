@@ -16,7 +16,7 @@ from trainkit.cli.sweep.options import options
 from trainkit.cli.sweep.parent import close
 from trainkit.cli.sweep.table import show
 from trainkit.cli.terminal import say, title
-from trainkit.errors import EXIT_DONE, EXIT_FAILED
+from trainkit.errors import EXIT_DONE
 from trainkit.launcher.slurm import Slurm
 from trainkit.resilience.lock import RunLock
 from trainkit.settings import Settings
@@ -43,17 +43,17 @@ def one_by_one(sweep: SweepFolder, asked: Asked, settings: Settings, again: Sequ
     sampler = sampled(sweep, asked)
     requests = Requests(sweep, settings.run.signals)
 
-    def told(member: Member) -> None:
+    members = Members(sweep, asked, sampler, requests)
+
+    def begin(member: Member) -> None:
         title(f"\nmember {member.name}")
 
-    def ended() -> None:
-        sweep.write_table(asked, sampler.members(), results(sweep, asked, sampler))
+    def end() -> None:
+        sweep.write_table(asked, sampler.members(), results(sweep, asked, sampler) | members.ended)
 
-    code = Members(sweep, asked, sampler, requests).run(told, ended)
-    came_to = results(sweep, asked, sampler)
-    sweep.write_table(asked, sampler.members(), came_to)
-    if any(result.failed for result in came_to.values()):
-        code = code or EXIT_FAILED
+    code = members.run(begin, end)
+    end()
+    came_to = results(sweep, asked, sampler) | members.ended
     close(sweep, asked, settings, came_to, code)
     show(sweep, asked, sampler.members(), came_to)
     if code != EXIT_DONE:

@@ -17,7 +17,7 @@ from trainkit.tracker.follower import reason, sync
 
 def close(sweep: SweepFolder, asked: Asked, settings: Settings, results: Mapping[str, Result], code: int) -> None:
     """End it, with what was asked for and the best value. A tracker that is down changes nothing."""
-    values = [result.value for result in results.values() if result.status == "done" and result.value is not None]
+    values = [result.value for result in results.values() if result.counts and result.value is not None]
     params = {space.key: shown(space.key, ",".join(space.ends)) for space in asked.spaces}
     params |= {"sweep.sampler": asked.sampler, "sweep.metric": asked.metric}
     tags = {"trainkit.attempt": "1", "trainkit.run_dir": str(sweep.root), "recipe": settings.name}

@@ -25,7 +25,7 @@ def show(sweep: SweepFolder, asked: Asked, members: Mapping[str, Member], result
         show_table([asked.metric, *keys, "run folder"], rows)
         if len(done) > len(best):
             say(f"  and {len(done) - len(best)} more: {sweep.root / 'table.csv'}")
-        if all(results[name].value is None for name in done):
+        if not any(results[name].counts for name in done):
             say(f"  no member has a finite {asked.metric}; --metric takes a key of metrics.jsonl", error=True)
     if failed := [*_failed(results)]:
         title("failed")
@@ -40,7 +40,9 @@ def _failed(results: Mapping[str, Result]) -> Iterator[tuple[str, str]]:
 
 
 def _rank(value: float | None, mode: str) -> float:
-    return math.inf if value is None else value if mode == "min" else -value
+    if value is None or math.isnan(value):
+        return math.inf
+    return value if mode == "min" else -value
 
 
 def _number(value: float | None) -> str:

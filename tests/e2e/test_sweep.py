@@ -205,3 +205,19 @@ def test_what_falls_behind_is_asked_to_leave(tmp_path: Path) -> None:
     assert (summary(pruned)["status"], summary(pruned)["step"] < 120) == ("stopped", True)
     again = trainkit(tmp_path, *words, "optimizer.lr=interval(1e-6,2e-6)", "--trials=6")
     assert (again.returncode, len(events(pruned, "start"))) == (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+def test_a_member_that_is_killed_ends_no_sweep_and_has_failed(tmp_path: Path) -> None:
+    words = (*SHORT, *NOT_TRACKED, "recipe.width=12,8", "train.steps=600")
+    sweep, run = started(tmp_path, *words), tmp_path / "swept/width=12"
+    until(lambda: last_step(run) >= 20, lambda: sweep.poll() is None)
+    (front,) = psutil.Process(sweep.pid).children()
+    front.kill()
+    assert sweep.wait(PATIENCE_S) == 1
+    assert "swept: 1 killed, 1 done" in (tmp_path / "said").read_text()
+    assert "its command ended with exit code -9" in table(tmp_path)["width=12"]["message"]
+    assert summary(tmp_path / "swept/width=8")["status"] == "done"
+    assert trainkit(tmp_path, *words).returncode == 0
+    assert events(run, "start")[1]["step"] >= 20

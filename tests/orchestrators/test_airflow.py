@@ -44,7 +44,7 @@ def triggered(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
 def test_a_run_that_fails_is_tried_again_and_goes_on_from_its_checkpoint(folder: Path) -> None:
     (folder / "broken").touch()
     dag = triggered(folder, WORDS)
-    assert dag.wait(PATIENCE_S) == 0, (folder / "said").read_text()
+    assert dag.wait(2 * PATIENCE_S) == 0, (folder / "said").read_text()
     assert summary(folder / "run")["status"] == "done"
     assert [event["step"] for event in events(folder / "run", "start")] == [0, 11]
     said = (folder / "said").read_text()
@@ -55,7 +55,7 @@ def test_a_run_that_fails_is_tried_again_and_goes_on_from_its_checkpoint(folder:
 @pytest.mark.slow
 @pytest.mark.drill
 def test_what_is_refused_is_not_tried_again(folder: Path) -> None:
-    assert triggered(folder, [*WORDS, "train.stepz=1"]).wait(PATIENCE_S) != 0
+    assert triggered(folder, [*WORDS, "train.stepz=1"]).wait(2 * PATIENCE_S) != 0
     said = (folder / "said").read_text()
     assert said.count("did you mean train.steps?") == 1
     assert "the run was refused" in said
@@ -67,6 +67,6 @@ def test_a_task_that_is_killed_lets_the_run_save(folder: Path) -> None:
     dag = triggered(folder, [*WORDS, "train.steps=100000"])
     until(lambda: last_step(folder / "run") >= 20, lambda: dag.poll() is None)
     dag.send_signal(signal.SIGTERM)
-    assert dag.wait(PATIENCE_S) != 0
+    assert dag.wait(2 * PATIENCE_S) != 0
     assert summary(folder / "run")["status"] == "stopped"
     assert len(events(folder / "run", "start")) == 1

@@ -31,7 +31,7 @@ def started(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
 def test_a_run_that_fails_is_tried_again_and_goes_on_from_its_checkpoint(folder: Path) -> None:
     (folder / "broken").touch()
     flow = started(folder, WORDS)
-    assert flow.wait(PATIENCE_S) == 0, (folder / "said").read_text()
+    assert flow.wait(2 * PATIENCE_S) == 0, (folder / "said").read_text()
     assert summary(folder / "run")["status"] == "done"
     assert [event["step"] for event in events(folder / "run", "start")] == [0, 11]
     said = (folder / "said").read_text()
@@ -42,7 +42,7 @@ def test_a_run_that_fails_is_tried_again_and_goes_on_from_its_checkpoint(folder:
 @pytest.mark.slow
 @pytest.mark.drill
 def test_what_is_refused_is_not_tried_again(folder: Path) -> None:
-    assert started(folder, [*WORDS, "train.stepz=1"]).wait(PATIENCE_S) != 0
+    assert started(folder, [*WORDS, "train.stepz=1"]).wait(2 * PATIENCE_S) != 0
     said = (folder / "said").read_text()
     assert said.count("did you mean train.steps?") == 1
     assert "the run was refused" in said
@@ -54,6 +54,6 @@ def test_a_flow_that_is_interrupted_lets_the_run_save(folder: Path) -> None:
     flow = started(folder, [*WORDS, "train.steps=100000"])
     until(lambda: last_step(folder / "run") >= 20, lambda: flow.poll() is None)
     flow.send_signal(signal.SIGINT)
-    assert flow.wait(PATIENCE_S) != 0
+    assert flow.wait(2 * PATIENCE_S) != 0
     assert summary(folder / "run")["status"] == "stopped"
     assert len(events(folder / "run", "start")) == 1

@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
+AIRFLOW := apache-airflow==3.3.2
+PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
 REMOTE := openmpi-bin openssh-client openssh-server iproute2
 
@@ -38,9 +40,15 @@ remote-here:
 	    || { [ "$$(id -u)" = 0 ] && apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends $(REMOTE); } \
 	    || echo "tests of launcher=mpi and ssh are passed over; for them, as root: apt-get install $(REMOTE)"
 
+# Airflow and Prefect for tests/orchestrators, each in an environment of its own: a minute or less.
+.venv-airflow/.installed .venv-prefect/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q $(if $(findstring airflow,$@),$(AIRFLOW),$(PREFECT))
+	@touch $@
+
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
-	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,test]'
+	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,sweep,test]'
 	.ci/horovod $(BIN)/python
 	@touch $@
 
@@ -56,11 +64,11 @@ test: $(VENV)/.installed-test slurm-here remote-here
 	$(BIN)/python -m pytest -m "not slow"
 
 # make test-all   the slow tests too
-test-all: test
+test-all: test .venv-airflow/.installed .venv-prefect/.installed
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for
-drills: $(VENV)/.installed-test slurm-here remote-here
+drills: $(VENV)/.installed-test slurm-here remote-here .venv-airflow/.installed .venv-prefect/.installed
 	$(BIN)/python -m pytest -m drill
 
 # make golden     write the committed configurations of the recipes, and the README's table of features, anew
@@ -79,4 +87,4 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.chaos.soak
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-airflow .venv-prefect build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -181,7 +181,8 @@ def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, 
     if commit is not None:
         tags["git_commit"] = commit
     name = f"{settings.name} {folder.root.name}"
-    return RunInfo(folder=folder.root, name=name, params=dict(flat(config)), tags=tags)
+    parent = folder.root.parent if RunFolder(folder.root.parent).sweep.exists() else None
+    return RunInfo(folder=folder.root, name=name, params=dict(flat(config)), tags=tags, parent=parent)
 
 
 def git_commit() -> str | None:

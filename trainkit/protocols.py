@@ -363,12 +363,13 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a tracker is told about a run."""
+    """What a tracker is told about a run. `parent`: the folder of the sweep that it belongs to."""
 
     folder: Path
     name: str
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    parent: Path | None = None
 
 
 class TrackerSession(Protocol):

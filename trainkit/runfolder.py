@@ -77,6 +77,11 @@ class RunFolder:
         return self.root / "job.sbatch"
 
     @property
+    def sweep(self) -> Path:
+        """What a sweep was asked for, where this is the folder of one (trainkit/sweep/record.py)."""
+        return self.root / "sweep.json"
+
+    @property
     def owner(self) -> Path:
         """Which job may write here, where that is a scheduler's: see `guard`."""
         return self.root / "logs" / "owner"

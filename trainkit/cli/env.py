@@ -24,6 +24,7 @@ PACKAGES = {
     "accelerate": "pip install accelerate",
     "deepspeed": "pip install 'trainkit[deepspeed]'",
     "horovod": "pip install horovod",
+    "optuna": "pip install 'trainkit[sweep]'",
     "ray": "pip install ray",
 }
 """What recipes and backends use besides torch, and how to get it."""

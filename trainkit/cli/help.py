@@ -28,6 +28,10 @@ KEY = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?P<value>[^#]*)(#\s*(?P<comment
 
 
 def main(words: Sequence[str]) -> int:
+    if [*words] == ["sweep"]:
+        from trainkit.cli.sweep.options import explain
+
+        return explain()
     say(f"trainkit {__version__}: one Trainer over the distributed-training frameworks\n")
     say("usage: python -m trainkit recipe=NAME [key=value ...]     (trainkit is the same as python -m trainkit)")
     say("       python -m trainkit COMMAND [...]\n")

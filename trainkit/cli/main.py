@@ -28,8 +28,9 @@ COMMANDS = {
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
     "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
+    "sweep": "sweep recipe=NAME key=A,B: several runs that differ in some keys, and the best of them (sweep --help)",
     "slurm": "slurm render|check|submit recipe=NAME: a run as a Slurm job; slurm job: what its batch script calls",
-    "jobs": "jobs ls|status|logs|stop RUN: runs from any machine that sees their folder",
+    "jobs": "jobs ls|status|logs|wait|stop RUN: runs from any machine that sees their folder",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
 }
 
@@ -56,7 +57,7 @@ def dispatch(words: list[str]) -> int:
     if not words:
         return _usage()
     if "--help" in words or "-h" in words:
-        return _call("help", [])
+        return _call("help", words[:1])
     if words == ["--version"]:
         say(__version__)
         return EXIT_DONE

@@ -62,7 +62,7 @@ def _of_members(members: Mapping[int, Sequence[str]], root: str, words: Sequence
     """What is wrong with the members of a sweep, each as the run that it will be."""
     for number, more in members.items():
         try:
-            prepare([*words, "launcher.sweep=[]", *more, f"run.dir={Path(root) / str(number)}"])
+            prepare([*words, "launcher.sweep=[]", f"run.dir={Path(root) / str(number)}", *more])
         except ConfigError as wrong:
             told = f"in member {number} of launcher.sweep: "
             yield from (replace(problem, message=told + problem.message) for problem in wrong.problems)

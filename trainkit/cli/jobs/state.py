@@ -126,9 +126,9 @@ def one(words: Sequence[str], name: str) -> Path:
     if len(words) != 1 or words[0].startswith("-"):
         raise usage(name)
     root = Path(words[0]).absolute()
-    if not any((root / file).is_file() for file in ("config.yaml", "job.json")):
-        hint = "`trainkit jobs ls FOLDER` shows the runs in a folder"
-        raise ConfigError([Problem("", "", f"{root} is no run folder: it has no config.yaml and no job.json", hint)])
+    if not any((root / file).is_file() for file in ("config.yaml", "job.json", "sweep.json")):
+        found = f"{root} is no run folder: it has no config.yaml, job.json or sweep.json"
+        raise ConfigError([Problem("", "", found, "`trainkit jobs ls FOLDER` shows the runs in a folder")])
     return root
 
 

@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
 SLURM := slurm-wlm munge iproute2
-REMOTE := openmpi-bin openssh-client openssh-server iproute2
+MPI := openmpi-bin iproute2
 
-.PHONY: run test test-all drills install slurm-here remote-here horovod golden bench soak clean help
+.PHONY: run test test-all drills install slurm-here mpi-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -32,11 +32,11 @@ slurm-here:
 	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } \
 	    || echo "the tests of launcher=slurm are passed over; for them, as root: apt-get install $(SLURM)"
 
-# An mpirun and an sshd for tests/multinode, likewise. No sshd is left running.
-remote-here:
-	@command -v mpirun >/dev/null && [ -x /usr/sbin/sshd ] && command -v ip >/dev/null \
-	    || { [ "$$(id -u)" = 0 ] && apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends $(REMOTE); } \
-	    || echo "tests of launcher=mpi and ssh are passed over; for them, as root: apt-get install $(REMOTE)"
+# An mpirun for tests/multinode, likewise. An sshd is installed by CI only: nobody wants one because of a test.
+mpi-here:
+	@command -v mpirun >/dev/null && command -v ip >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(MPI); } \
+	    || echo "the tests of launcher=mpi are passed over; for them, as root: apt-get install $(MPI)"
 
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
@@ -48,7 +48,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 horovod: install
 	.ci/horovod $(BIN)/python
 
-test: $(VENV)/.installed-test slurm-here remote-here
+test: $(VENV)/.installed-test slurm-here mpi-here
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -60,7 +60,7 @@ test-all: test
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for
-drills: $(VENV)/.installed-test slurm-here remote-here
+drills: $(VENV)/.installed-test slurm-here mpi-here
 	$(BIN)/python -m pytest -m drill
 
 # make golden     write the committed configurations of the recipes, and the README's table of features, anew

@@ -8,9 +8,9 @@ RUN ?= runs/first
 AIRFLOW := apache-airflow==3.3.2
 PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
-REMOTE := openmpi-bin openssh-client openssh-server iproute2
+MPI := openmpi-bin iproute2
 
-.PHONY: run test test-all drills install slurm-here remote-here horovod golden bench soak clean help
+.PHONY: run test test-all drills install slurm-here mpi-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -34,11 +34,11 @@ slurm-here:
 	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } \
 	    || echo "the tests of launcher=slurm are passed over; for them, as root: apt-get install $(SLURM)"
 
-# An mpirun and an sshd for tests/multinode, likewise. No sshd is left running.
-remote-here:
-	@command -v mpirun >/dev/null && [ -x /usr/sbin/sshd ] && command -v ip >/dev/null \
-	    || { [ "$$(id -u)" = 0 ] && apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends $(REMOTE); } \
-	    || echo "tests of launcher=mpi and ssh are passed over; for them, as root: apt-get install $(REMOTE)"
+# An mpirun for tests/multinode, likewise. An sshd is installed by CI only: nobody wants one because of a test.
+mpi-here:
+	@command -v mpirun >/dev/null && command -v ip >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(MPI); } \
+	    || echo "the tests of launcher=mpi are passed over; for them, as root: apt-get install $(MPI)"
 
 # Airflow and Prefect for tests/orchestrators, each in an environment of its own: a minute or less.
 .venv-airflow/.installed .venv-prefect/.installed: Makefile
@@ -56,7 +56,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 horovod: install
 	.ci/horovod $(BIN)/python
 
-test: $(VENV)/.installed-test slurm-here remote-here
+test: $(VENV)/.installed-test slurm-here mpi-here
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -68,7 +68,7 @@ test-all: test .venv-airflow/.installed .venv-prefect/.installed
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for
-drills: $(VENV)/.installed-test slurm-here remote-here .venv-airflow/.installed .venv-prefect/.installed
+drills: $(VENV)/.installed-test slurm-here mpi-here .venv-airflow/.installed .venv-prefect/.installed
 	$(BIN)/python -m pytest -m drill
 
 # make golden     write the committed configurations of the recipes, and the README's table of features, anew

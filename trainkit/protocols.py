@@ -218,6 +218,10 @@ class Ranks(Protocol):
     def gather(self, value: Any) -> list[Any]:
         """One small picklable object per rank, in rank order, on every rank. Collective."""
 
+    def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> None:
+        """Send each tensor to a rank, and fill each from a rank; host memory. Those that are named call it too, and
+        what goes between the same two is in the same order on both."""
+
 
 class World(Ranks, Protocol):
     """This rank's place. Data-parallel axis: dp_rank of dp_size ranks read different samples."""

@@ -14,10 +14,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from trainkit import rank
+from trainkit.checkpoint import leaving
 from trainkit.errors import EXIT_DONE, EXIT_FAILED
 from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
@@ -85,6 +88,7 @@ class Keeper:
         self.outcome: Outcome | None = None
         self.told_at, self.asked = 0.0, False
         self.warming: Iterator[None] = iter(())
+        self.moving: Future[dict[str, Any]] | None = None
 
     def serve(self) -> int:
         import torch.distributed.elastic.multiprocessing  # noqa: F401  # the slow part
@@ -112,6 +116,9 @@ class Keeper:
         elif what == "keep":
             self.keep({*message["ranks"]})
             self.wire.send("kept")
+        elif what == "memory":
+            work = partial(leaving.perform, RunFolder(Path(message["root"])), message["task"], message["about"])
+            self.moving = ThreadPoolExecutor(1).submit(work)  # it may take long, and the agent wants signs of life
         elif self.crew is None or message.get("attempt") != self.attempt or not self.numbers:
             return
         elif what == "ask":
@@ -144,6 +151,12 @@ class Keeper:
             self.numbers = sorted(kept)
 
     def look(self) -> None:
+        if self.moving is not None and self.moving.done():
+            self.wire.send("memory", **self.moving.result())
+            self.moving = None
+        elif self.moving is not None and time.monotonic() - self.told_at > STATE_S:
+            self.told_at = time.monotonic()
+            self.wire.send("alive")
         if self.crew is None or not self.numbers:
             time.sleep(GLANCE_S)
             return

@@ -29,6 +29,7 @@ from trainkit.runfolder import sync_folder
 
 VERSION = 1
 MANIFEST, MARKER, TRAINER = "MANIFEST.json", "COMMITTED", "trainer.json"
+BLOCK = 1 << 22  # bytes that are read at a time
 UNREAD = ""  # the checksum of what was not read
 
 
@@ -44,7 +45,7 @@ def digest(path: Path) -> Digest:
     """Read `path` once, in blocks."""
     state, size = xxhash.xxh3_128(), 0
     with path.open("rb") as f:
-        while block := f.read(1 << 22):
+        while block := f.read(BLOCK):
             state.update(block)
             size += len(block)
     return Digest(size, state.hexdigest())

@@ -24,11 +24,10 @@ import psutil
 import xxhash
 
 from trainkit.checkpoint import manifest as m
-from trainkit.checkpoint.agree import agreed, reason, together
-from trainkit.checkpoint.cadence import Tell
+from trainkit.checkpoint.agree import agreed, together
 from trainkit.errors import CheckpointError, Problem
 from trainkit.protocols import Ranks
-from trainkit.runfolder import RunFolder, replace_text, sync_folder
+from trainkit.runfolder import RunFolder, replace_text
 
 ROOT = Path("/dev/shm")
 KEY = "checkpoint.memory_every"
@@ -119,28 +118,17 @@ def kept(folder: RunFolder) -> list[int]:
     return [] if place is None else m.committed(place)
 
 
-def give_back(folder: RunFolder, checkpoints: Path, tell: Tell) -> None:
-    """All processes of the run are gone: give its memory back. A snapshot that is newer than all in `checkpoints` is
-    moved there; while that is not possible, it stays where it is, and is told."""
-    place = find(folder)
-    if place is None:
-        return
-    try:
-        step = max(m.committed(place), default=-1)
-        if step > max(m.committed(checkpoints), default=-1):
-            _to_disk(m.step_folder(place, step), checkpoints, tell)
-        shutil.rmtree(place)
-        folder.memory.unlink()
-        with suppress(OSError):  # other runs have theirs in it
-            mine().rmdir()
-    except OSError as error:
-        message = f"what {place} keeps in memory cannot be moved to {checkpoints}: {reason(error)}"
-        tell("snapshot_failed", step=step, message=message)
-
-
 def mine() -> Path:
     """The folder of this user's runs."""
     return ROOT / f"trainkit-{os.getuid()}"
+
+
+def forget(folder: RunFolder) -> None:
+    """Delete the run's snapshots on this machine."""
+    if (place := find(folder)) is not None:
+        shutil.rmtree(place)
+    with suppress(OSError):  # other runs have theirs in it
+        mine().rmdir()
 
 
 def _place(folder: RunFolder, word: str) -> Path:
@@ -162,35 +150,3 @@ def _check_owner() -> None:
         raise CheckpointError(f"{folder} belongs to another user")
     if not os.access(folder if folder.is_dir() else ROOT, os.W_OK):
         raise CheckpointError(f"{folder} cannot be written to")
-
-
-def _to_disk(snapshot: Path, checkpoints: Path, tell: Tell) -> None:
-    """Make a checkpoint of it that is whole or not there."""
-    if problems := m.verify(snapshot):
-        tell("snapshot_failed", step=_step(snapshot), message=f"{snapshot} is damaged: {'; '.join(problems)}")
-        return
-    final, fetching = checkpoints / snapshot.name, checkpoints / f".fetching-{snapshot.name}"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(fetching, ignore_errors=True)
-    try:
-        shutil.copytree(snapshot, fetching)
-        for file in fetching.iterdir():
-            _sync(file)
-        sync_folder(fetching)
-        if final.exists():
-            m.set_aside(final)
-        fetching.rename(final)
-        sync_folder(checkpoints)
-    except OSError:
-        shutil.rmtree(fetching, ignore_errors=True)  # half of it may be what fills the disk
-        raise
-    tell("snapshot_moved", step=_step(snapshot), path=str(final))
-
-
-def _step(snapshot: Path) -> int:
-    return int(snapshot.name.removeprefix("step_"))
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 
 from tests.conformance.settings import make
 from tests.unit.checkpoint.samples import damage, equal, saved, state, store_in
-from trainkit.checkpoint import memory
+from trainkit.checkpoint import leaving, memory
 from trainkit.checkpoint.agree import Alone
-from trainkit.checkpoint.manifest import steps
+from trainkit.checkpoint.manifest import Digest, steps
 from trainkit.config.check import check
 from trainkit.errors import CheckpointError
 from trainkit.protocols import Cluster
@@ -32,6 +33,10 @@ def made(folder: RunFolder) -> Path:
     place = memory.make(folder)
     memory.enter(folder, place)
     return place
+
+
+def give_back(folder: RunFolder, told: Told) -> None:
+    leaving.give_back(folder, folder.root / "checkpoints", told, partial(leaving.here, folder))
 
 
 class Told(list[dict[str, Any]]):
@@ -86,13 +91,13 @@ def test_the_end_of_a_run_gives_its_memory_back_and_no_other(tmp_path: Path, roo
     saved(made(one), 3)
     saved(made(other), 7)
     told = Told()
-    memory.give_back(one, one.root / "checkpoints", told)
+    give_back(one, told)
     assert told == []
     assert steps(one.root / "checkpoints") == [4]
     assert memory.find(one) is None
     assert not one.memory.exists()
     assert memory.kept(other) == [7]
-    memory.give_back(other, other.root / "checkpoints", told)
+    give_back(other, told)
     assert [*root.iterdir()] == []
 
 
@@ -101,7 +106,7 @@ def test_what_only_memory_has_is_moved_to_the_disk(tmp_path: Path, root: Path) -
     folder = one.root / "checkpoints"
     saved(folder, 4)
     saved(made(one), 6)
-    memory.give_back(one, folder, told)
+    give_back(one, told)
     assert told == [{"event": "snapshot_moved", "step": 6, "path": str(folder / "step_6")}]
     into, store = state(0), store_in(folder)
     assert store.latest() == folder / "step_6"
@@ -115,10 +120,10 @@ def test_a_damaged_one_is_not_moved_and_is_told(tmp_path: Path, root: Path) -> N
     one, told = run(tmp_path / "one"), Told()
     saved(made(one), 6)
     damage(made(one), 6)
-    memory.give_back(one, one.root / "checkpoints", told)
+    give_back(one, told)
     ((_, step, message),) = (tuple(event.values()) for event in told)
     assert step == 6
-    assert "step_6 is damaged: trainer.json has changed" in message
+    assert "the snapshot of step 6 is damaged: trainer.json has changed" in message
     assert not (one.root / "checkpoints").exists()
     assert [*root.iterdir()] == []
 
@@ -127,18 +132,18 @@ def test_where_the_disk_is_full_it_stays_in_memory(tmp_path: Path, monkeypatch: 
     one, told = run(tmp_path / "one"), Told()
     saved(made(one), 6)
 
-    def full(source: Path, target: Path) -> None:
-        target.mkdir()
+    def full(source: Path, target: Path, wanted: Digest) -> bool:
+        target.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copytree", full)
-        memory.give_back(one, one.root / "checkpoints", told)
+        patch.setattr(leaving, "_copied", full)
+        give_back(one, told)
     assert [(event["event"], event["step"]) for event in told] == [("snapshot_failed", 6)]
     assert "the disk is full" in told[0]["message"]
     assert [*(one.root / "checkpoints").iterdir()] == []
     assert memory.kept(one) == [6]
-    memory.give_back(one, one.root / "checkpoints", told)
+    give_back(one, told)
     assert steps(one.root / "checkpoints") == [6]
 
 

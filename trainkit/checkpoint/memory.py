@@ -126,7 +126,7 @@ def mine() -> Path:
 def forget(folder: RunFolder) -> None:
     """Delete the run's snapshots on this machine."""
     if (place := find(folder)) is not None:
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)  # another keeper of this machine may be at the same
     with suppress(OSError):  # other runs have theirs in it
         mine().rmdir()
 

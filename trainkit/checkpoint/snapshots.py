@@ -118,15 +118,29 @@ class Snapshots:
         """The run goes on from `found` (None: from the start), which is read: snapshots of what came after do not count
         any more, nor those on hosts that are not there now."""
         place, self._store = self._found(), None
-        if place is None:
-            agreed(self._world, lambda: self._folder.memory.unlink(missing_ok=True) if self._world.rank == 0 else None)
+        try:
+            if place is None:
+                self._forget()
+                return
+            now = self._only(place, found)
+        except CheckpointError as error:
+            if self._world.rank == 0:
+                self._disk.say(f"what is kept in memory is given up: {error}")
+            self._forget()
             return
+        if found is not None and found.parent == place:
+            step = m.read_manifest(now / found.name)["step"]
+            self._tell("snapshot_used", step=step, path=str(now / found.name))
+
+    def _only(self, place: Path, found: Path | None) -> Path:
+        """Where the snapshot `found` is then, and no other."""
         leads = self._enter(place).leads(self._world.rank)
         agreed(self._world, lambda: _drop(place, found) if leads else None)
-        new = memory.rename(self._folder, place, self._world, leads)
-        if found is not None and found.parent == place:
-            step = m.read_manifest(new / found.name)["step"]
-            self._tell("snapshot_used", step=step, path=str(new / found.name))
+        return memory.rename(self._folder, place, self._world, leads)
+
+    def _forget(self) -> None:
+        """Have none be found any more."""
+        agreed(self._world, lambda: self._folder.memory.unlink(missing_ok=True) if self._world.rank == 0 else None)
 
     def exist(self) -> bool:
         """Whether there is one; the same on every rank."""

@@ -230,6 +230,31 @@ def _full(base: Path, hosts: Sequence[int]) -> list[Any]:
     return told
 
 
+def test_the_one_before_is_deleted_only_when_all_have_committed(pool: Pool, tmp_path: Path) -> None:
+    pool.run(2, keep, tmp_path, TWO, [3])
+    told, *_ = pool.run(2, _uncommitted, tmp_path, TWO)
+    assert [kind for kind, _ in told] == ["snapshot_failed"]
+    assert "rank 1: the power went" in told[0][1]["message"]
+    steps = [m.steps(place(tmp_path, host)) for host in (0, 1)]
+    assert steps == [[3, 4], [3]]
+    shutil.rmtree(tmp_path / "host0")
+    assert goes(pool, tmp_path, TWO) == (3, [])
+
+
+def _uncommitted(base: Path, hosts: Sequence[int]) -> list[Any]:
+    told: list[Any] = []
+    real = m.commit
+
+    def commit(*what: Any) -> None:
+        raise CheckpointError("the power went")
+
+    with joined() as world:
+        m.commit = commit if world.rank == 1 else real
+        _take(of_run(base, hosts, world, [], told), 4, state(4, world.rank))
+    m.commit = real
+    return told
+
+
 FAULTS = ("cannot be written", "is damaged on the way", "cannot be read")
 
 

@@ -14,8 +14,8 @@ import torch
 from tests.conformance.pool import Pool
 from tests.unit.checkpoint.samples import damage, equal, store_in, trainer
 from tests.unit.checkpoint.test_ranks import joined
+from trainkit.checkpoint import leaving, memory, transfer
 from trainkit.checkpoint import manifest as m
-from trainkit.checkpoint import memory, transfer
 from trainkit.checkpoint.snapshots import Snapshots
 from trainkit.errors import CheckpointError
 from trainkit.protocols import World
@@ -315,3 +315,69 @@ def _no_room(base: Path, hosts: Sequence[int]) -> tuple[int | None, list[str]]:
         return go_on(base, hosts)
     finally:
         memory.room = real
+
+
+# ----------------------------------------------------------------------------- the end of a command
+
+
+def end(base: Path, hosts: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """What the agent tells when `hosts` are left."""
+    folder, told = RunFolder(base / "run"), list[tuple[str, dict[str, Any]]]()
+
+    def everywhere(task: str, **about: Any) -> list[Any]:
+        answers = []
+        for host in hosts:
+            monkeypatch.setattr(memory, "ROOT", base / f"host{host}")
+            answers += leaving.here(folder, task, **about)
+        return answers
+
+    leaving.give_back(folder, folder.checkpoints(None), lambda kind, **fields: told.append((kind, fields)), everywhere)
+    return told
+
+
+@pytest.mark.parametrize("left", [(0, 1, 2), (2, 1), (0, 2)], ids=str)
+def test_what_the_machines_have_together_is_moved_to_the_disk(
+    left: tuple[int, ...], pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk(pool, tmp_path, 3, 2)
+    pool.run(3, keep, tmp_path, THREE, [3])
+    told = end(tmp_path, left, monkeypatch)
+    assert told == [("snapshot_moved", {"step": 3, "path": str(tmp_path / "run/checkpoints/step_3")})]
+    assert m.verify(tmp_path / "run/checkpoints/step_3") == []
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step_2", "step_3"]
+    assert [*tmp_path.glob("host[" + "".join(map(str, left)) + "]/*")] == []
+    assert goes(pool, tmp_path, THREE) == (3, [])
+
+
+def test_a_file_that_the_first_machine_has_damaged_is_brought_by_the_other(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.run(2, keep, tmp_path, TWO, [3])
+    damage(place(tmp_path, 1), 3, "__0_0.distcp")
+    damage(place(tmp_path, 1), 3, ".metadata")
+    ((kind, _),) = end(tmp_path, (1, 0), monkeypatch)
+    assert kind == "snapshot_moved"
+    assert goes(pool, tmp_path, TWO) == (3, [])
+
+
+def test_what_no_machine_that_is_left_has_is_told_and_the_memory_given_back(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.run(3, keep, tmp_path, THREE, [3])
+    ((kind, fields),) = end(tmp_path, (0,), monkeypatch)
+    assert (kind, fields["step"]) == ("snapshot_failed", 3)
+    assert "the snapshot of step 3 is damaged: __1_0.distcp: No such file" in fields["message"]
+    assert [*(tmp_path / "run/checkpoints").iterdir()] == []
+    assert [*(tmp_path / "host0").iterdir()] == []
+
+
+def test_where_a_machine_cannot_write_all_keep_what_they_have(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.run(2, keep, tmp_path, TWO, [3])
+    (tmp_path / "run/checkpoints").touch()
+    ((kind, fields),) = end(tmp_path, TWO, monkeypatch)
+    assert kind == "snapshot_failed"
+    assert "cannot be moved to" in fields["message"]
+    (tmp_path / "run/checkpoints").unlink()
+    assert goes(pool, tmp_path, TWO) == (3, [])

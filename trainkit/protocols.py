@@ -219,8 +219,7 @@ class Ranks(Protocol):
         """One small picklable object per rank, in rank order, on every rank. Collective."""
 
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> None:
-        """Send each tensor to a rank, and fill each from a rank; host memory. Those that are named call it too, and
-        what goes between the same two is in the same order on both."""
+        """Send to ranks and fill from ranks, in host memory. They call it too; in the same order between any two."""
 
 
 class World(Ranks, Protocol):
@@ -258,8 +257,7 @@ class World(Ranks, Protocol):
         """Whether a rank can close this when another one is gone, and join other ranks."""
 
     def apart(self) -> Ranks:
-        """The same ranks over connections of their own: a thread may use them while another uses this world's.
-        Collective."""
+        """The same ranks over connections of their own, for a thread beside the one that uses these. Collective."""
 
     def close(self) -> None: ...
 
@@ -295,14 +293,12 @@ class Engine(Protocol):
     def compare(self) -> None:
         """Raise CorruptError, on every rank, unless all have the same parameters. Only for strategies under which every
         rank keeps the whole model; the others claim integrity.every=null (preflight.Configured). Collective."""
-        ...
 
     def size(self) -> tuple[int, int]:
         """How many parameters the whole model has, and how many of them are trained."""
 
     def evaluate(self, share: Iterable[Batch]) -> tuple[dict[str, Tensor], float]:
-        """This rank's sums of the task's metrics (device) and the weight they add up to; with the averaged weights
-        where there are some."""
+        """This rank's sums of the task's metrics (device) and their weight; with the averaged weights, if any."""
 
     def sample(self) -> str | None:
         """The task's sample with the weights that evaluate() uses."""

@@ -184,12 +184,12 @@ def test_all_on_a_machine_read_the_same_word_and_others_another(tmp_path: Path, 
 
 def test_a_place_whose_word_a_network_disk_does_not_show_yet_is_not_left_over(tmp_path: Path) -> None:
     one = run(tmp_path / "one")
-    place = made(one)
-    word = one.memory.read_text()
+    saved(made(one), 3)
+    word, place = one.memory.read_text(), memory.make(one)
     one.memory.unlink()
     memory.enter(one, place)
     one.memory.write_text(word)
-    assert memory.find(one) == place
+    assert (memory.find(one), memory.kept(one)) == (place, [3])
 
 
 def test_a_place_that_is_renamed_is_found_and_one_that_was_away_is_not(tmp_path: Path, root: Path) -> None:

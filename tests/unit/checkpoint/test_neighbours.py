@@ -99,8 +99,10 @@ def _save(base: Path, step: int) -> None:
         store_in(base / "run/checkpoints", world).save(step, state(step, world.rank), trainer(step))
 
 
-@pytest.mark.parametrize("staged", [True, False])
-@pytest.mark.parametrize("hosts", [TWO, FOUR, THREE], ids=str)
+@pytest.mark.parametrize(
+    ("hosts", "staged"),
+    [(TWO, True), (FOUR, False), pytest.param(THREE, True, marks=pytest.mark.slow)],
+)
 def test_every_host_has_its_own_files_and_those_of_the_one_before(
     hosts: tuple[int, ...], staged: bool, pool: Pool, tmp_path: Path
 ) -> None:
@@ -127,8 +129,12 @@ def test_on_one_host_nothing_is_sent(pool: Pool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("hosts", "lost", "then"),
-    [(TWO, 1, TWO), (TWO, 0, TWO), (FOUR, 1, FOUR), (THREE, 2, THREE), (TWO, 1, (0, 0)), (TWO, 0, (5, 1))],
-    ids=str,
+    [
+        (FOUR, 1, FOUR),
+        (TWO, 1, (0, 0)),
+        (TWO, 0, (5, 1)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((TWO, 1, TWO), (TWO, 0, TWO), (THREE, 2, THREE))),
+    ],
 )
 def test_a_host_that_is_lost_costs_nothing(
     hosts: tuple[int, ...], lost: int, then: tuple[int, ...], pool: Pool, tmp_path: Path
@@ -154,7 +160,14 @@ def test_two_neighbours_of_three_that_are_lost_cost_the_snapshot(pool: Pool, tmp
     ]
 
 
-@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "trainer.json", m.MANIFEST, m.MARKER])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "__0_0.distcp",
+        m.MANIFEST,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (".metadata", "trainer.json", m.MARKER)),
+    ],
+)
 def test_a_file_that_is_damaged_on_one_host_is_taken_from_the_other_and_on_both_from_nobody(
     name: str, pool: Pool, tmp_path: Path
 ) -> None:
@@ -258,7 +271,7 @@ def _uncommitted(base: Path, hosts: Sequence[int]) -> list[Any]:
 FAULTS = ("cannot be written", "is damaged on the way", "cannot be read")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [FAULTS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in FAULTS[1:])])
 def test_a_file_that_does_not_reach_the_neighbour(fault: str, pool: Pool, tmp_path: Path) -> None:
     """It is told on every rank, nobody waits for anyone, and the next one works."""
     pool.run(2, keep, tmp_path, TWO, [3])
@@ -320,14 +333,19 @@ def _no_room(base: Path, hosts: Sequence[int]) -> tuple[int | None, list[str]]:
 # ----------------------------------------------------------------------------- the end of a command
 
 
-def end(base: Path, hosts: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """What the agent tells when `hosts` are left."""
-    folder, told = RunFolder(base / "run"), list[tuple[str, dict[str, Any]]]()
+def end(
+    base: Path, hosts: Sequence[int], monkeypatch: pytest.MonkeyPatch, *claimed: str
+) -> list[tuple[str, dict[str, Any]]]:
+    """What the agent tells when `hosts` are left. The last of them is the first to begin with the files `claimed`."""
+    folder, told, asked = RunFolder(base / "run"), list[tuple[str, dict[str, Any]]](), list[str]()
 
     def everywhere(task: str, **about: Any) -> list[Any]:
-        answers = []
+        answers, asked[:] = [], [*asked, task]
+        begun = [Path(about["to"]) / name for name in claimed] if asked.count("bring") == 1 else []
         for host in hosts:
             monkeypatch.setattr(memory, "ROOT", base / f"host{host}")
+            for copy in begun:
+                copy.unlink(missing_ok=True) if host == hosts[-1] else copy.touch()
             answers += leaving.here(folder, task, **about)
         return answers
 
@@ -335,7 +353,9 @@ def end(base: Path, hosts: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> li
     return told
 
 
-@pytest.mark.parametrize("left", [(0, 1, 2), (2, 1), (0, 2)], ids=str)
+@pytest.mark.parametrize(
+    "left", [(2, 1), *(pytest.param(each, marks=pytest.mark.slow) for each in ((0, 1, 2), (0, 2)))]
+)
 def test_what_the_machines_have_together_is_moved_to_the_disk(
     left: tuple[int, ...], pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,13 +369,14 @@ def test_what_the_machines_have_together_is_moved_to_the_disk(
     assert goes(pool, tmp_path, THREE) == (3, [])
 
 
-def test_a_file_that_the_first_machine_has_damaged_is_brought_by_the_other(
+def test_a_file_that_the_first_to_bring_it_has_damaged_is_brought_by_the_other(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Which has passed it over before."""
     pool.run(2, keep, tmp_path, TWO, [3])
     damage(place(tmp_path, 1), 3, "__0_0.distcp")
     damage(place(tmp_path, 1), 3, ".metadata")
-    ((kind, _),) = end(tmp_path, (1, 0), monkeypatch)
+    ((kind, _),) = end(tmp_path, (0, 1), monkeypatch, "__0_0.distcp", ".metadata")
     assert kind == "snapshot_moved"
     assert goes(pool, tmp_path, TWO) == (3, [])
 

@@ -36,7 +36,7 @@ from typing import Any
 import yaml
 
 from trainkit import rank
-from trainkit.checkpoint import memory
+from trainkit.checkpoint import leaving, memory
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
 from trainkit.launcher import _machine
@@ -157,7 +157,8 @@ class Agent:
         finally:
             self.dismiss(())  # no rank outlives this, and what one holds is saved
             self.ranks.end()
-        memory.give_back(self.folder, self.checkpoints, self.folder.event)
+        on_all = self.ranks.on_all if isinstance(self.ranks, NodeRanks) else partial(leaving.here, self.folder)
+        leaving.give_back(self.folder, self.checkpoints, self.folder.event, on_all)
         return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
 
     def attend(self, state: recovery.State) -> Outcome | failure.Failure:

@@ -15,10 +15,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from trainkit import rank
+from trainkit.checkpoint import leaving
 from trainkit.errors import EXIT_DONE, EXIT_FAILED
 from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
@@ -96,6 +99,7 @@ class Keeper:
         self.told: Mapping[str, object] = {}
         self.told_at, self.asked = 0.0, False
         self.warming: Iterator[None] = iter(())
+        self.moving: Future[dict[str, Any]] | None = None
 
     def serve(self) -> int:
         card = _address.card_of(self.wire.own_address)
@@ -130,6 +134,9 @@ class Keeper:
         elif what == "keep":
             self.keep({*message["ranks"]})
             self.wire.send("kept")
+        elif what == "memory":
+            work = partial(leaving.perform, RunFolder(Path(message["root"])), message["task"], message["about"])
+            self.moving = ThreadPoolExecutor(1).submit(work)  # it may take long, and the agent wants signs of life
         elif self.crew is None or message.get("attempt") != self.attempt or not self.numbers:
             return
         elif what == "ask":
@@ -162,6 +169,12 @@ class Keeper:
             self.numbers = sorted(kept)
 
     def look(self) -> None:
+        if self.moving is not None and self.moving.done():
+            self.wire.send("memory", **self.moving.result())
+            self.moving = None
+        elif self.moving is not None and time.monotonic() - self.told_at > STATE_S:
+            self.told_at = time.monotonic()
+            self.wire.send("alive")
         if self.crew is None or not self.numbers:
             time.sleep(GLANCE_S)
             return

@@ -1,8 +1,8 @@
 """The ranks of a run on several machines, for the agent, which is on the first one.
 
     agent --srun--> a keeper per node (or per rank), which calls back over TCP (trainkit/keeper.py)
-    agent --------> keepers    begin (an attempt), ask (to save and leave), dump (stacks), kill, release, keep; a sign
-                               of life
+    agent --------> keepers    begin (an attempt), ask (to save and leave), dump (stacks), kill, release, keep, memory
+                               (what becomes of its snapshots); a sign of life
     keepers ------> agent      where every rank is, who has ended and how, who stands by
 
 Keepers stay from one attempt to the next, with torch imported. To the agent `NodeRanks` is the same as `Ranks` of one
@@ -16,6 +16,7 @@ Without a scheduler keepers come by themselves (trainkit/guest.py), and may come
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import signal
@@ -28,7 +29,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.errors import TrainkitError
+from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.launcher import _address
 from trainkit.launcher._door import HELLO_S, Door
 from trainkit.launcher._invitation import SECRET, Invitation, versions
@@ -303,6 +304,16 @@ class NodeRanks:
         self.keep(())
         self._store = None
 
+    def on_all(self, task: str, **about: Any) -> list[Any]:
+        """Have the keepers that are left do something with the run's snapshots (checkpoint/leaving.py), however long
+        that takes; what each answers."""
+        self._all("memory", "memory", math.inf, root=str(self._root), task=task, about=about)
+        answers = [news for keeper in self._nodes.roll for news in keeper.news if news["what"] == "memory"]
+        for answer in answers:
+            if "error" in answer:
+                raise CheckpointError(answer["error"])
+        return [answer["result"] for answer in answers]
+
     def _keeper(self, rank: int) -> Keeper:
         return self._nodes.keeper_of(self._seats[rank])
 
@@ -328,7 +339,7 @@ class NodeRanks:
     def _all(self, order: str, answer: str, seconds: float, **more: Any) -> list[Keeper]:
         """Have all keepers do something; those that have not answered in time."""
         left = [keeper for keeper in self._nodes.roll if keeper.there]
-        for keeper in left:
+        for keeper in self._nodes.roll:
             keeper.news = []
         self._nodes.tell(order, attempt=self._attempt, **more)
         until = time.monotonic() + seconds

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from trainkit import rank
-from trainkit.errors import EXIT_DONE, EXIT_FAILED
+from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
 from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
@@ -53,7 +53,8 @@ def main(words: Sequence[str]) -> int:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without touching CUDA before the fork
     seat = Seat.here()
     slot = seat.slot * int(places)
-    wire.send("hello", token=token, number=seat.number, host=seat.host, slot=slot, reaches=reaches)
+    hello = {"token": token, "number": seat.number, "host": seat.host, "slot": slot, "reaches": reaches}
+    wire.send("hello", group=seat.group, size=seat.size, **hello)
     return Keeper(wire, float(lease)).serve()
 
 
@@ -96,7 +97,7 @@ class Keeper:
             while True:
                 for message in self.wire.receive():
                     if message["what"] == "leave":
-                        return EXIT_DONE
+                        return EXIT_STOPPED if message["again"] else EXIT_DONE
                     self.obey(message)
                 if self.wire.closed or self.wire.silence() > self.lease:
                     return EXIT_FAILED

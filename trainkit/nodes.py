@@ -10,6 +10,8 @@ machine. The store through which the ranks find each other is here, on a port of
 
 A node that is not heard of for `lost_s` is lost, and so is one whose keeper has ended. Its keeper, which may still be
 alive behind a cut cable, ends its ranks before that (LEASE of that time), so that no two attempts write.
+
+Ray replaces the keepers as a whole: those that are left are let go, and another group calls (`renew`).
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ from trainkit.resilience.pulse import Pulse
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
-PING_S, START_S, LEASE = 1.0, 300.0, 0.6
+PING_S, LEASE = 1.0, 0.6
 
 
 @dataclass
 class Keeper:
-    """One of them, as it is seen from here. `slot`: the first of its places on its machine."""
+    """One of them, as it is seen from here. `slot`: the first of its places on its machine; `size`: of its `group`."""
 
+    group: int
+    size: int
     number: int
     host: str
     slot: int
@@ -76,18 +80,21 @@ class Nodes:
         self.order, self.asked = order, asked
         self._token, self._pinged = secrets.token_hex(16), 0.0
         self.keepers: dict[int, Keeper] = {}
+        self._coming: dict[int, Keeper] = {}
+        """Of the next group, as far as they have called."""
         self.why: dict[int, str] = {}
-        self._addresses = _address.candidates(alone=order.keepers == 1)
-        self.host = HOST if order.keepers == 1 else ""
+        alone = order.keepers == 1 and not order.renews  # srun starts the only one here
+        # A machine without a network is its own cluster.
+        self._addresses = _address.candidates(alone) or [HOST]
+        self.host = HOST if alone else ""
         patience = HELLO_S + CONNECT_S * len(self._addresses)
         self._door = Door(self.host, order.keepers, self._token, patience)
         self._start = self._begin()
         try:
-            self._gather()
+            self._gather(asked)
         except BaseException:
             self.close()
             raise
-        self.address = self._meeting_place()
 
     def _begin(self) -> subprocess.Popen[bytes]:
         around = os.environ | {TOKEN: self._token}
@@ -100,23 +107,39 @@ class Nodes:
             [*self.order.start, *words], env=around, stdin=subprocess.DEVNULL, start_new_session=True
         )
 
-    def _gather(self) -> None:
-        until = time.monotonic() + START_S
-        while sum(keeper.ready for keeper in self.keepers.values()) < self.order.keepers:
+    def renew(self, asked: Callable[[], bool]) -> None:
+        """Let all keepers go, and go on with those that are started in their place. Raises TrainkitError where none
+        are, or `asked` to stop."""
+        self.tell("leave", again=True)
+        if self._start.poll() is not None:  # Ray's driver fell with what it was connected to
+            self._start = self._begin()
+        self._gather(asked)
+
+    def _gather(self, asked: Callable[[], bool]) -> None:
+        until = time.monotonic() + self.order.start_s
+        while not self._whole():
             self.pump(GLANCE_S)
             ended = self._start.poll()
-            lost = any(keeper.lost for keeper in self.keepers.values())
+            lost = any(keeper.lost for keeper in self._coming.values()) and not self.order.renews
             if ended is not None or time.monotonic() > until or lost:
-                there = ", ".join(keeper.host for keeper in self.keepers.values()) or "none"
-                how = (
-                    f"{self.order.start[0]} ended with {ended}" if ended is not None else "they were not ready in time"
-                )
+                there = ", ".join(keeper.host for keeper in self._coming.values()) or "none"
+                starter = Path(self.order.start[0]).name
+                how = f"{starter} ended with {ended}" if ended is not None else "they were not ready in time"
                 raise TrainkitError(
-                    f"{len(self.keepers)} of {self.order.keepers} tasks called back ({there}): {how}\n"
+                    f"{len(self._coming)} of {self.order.keepers} tasks called back ({there}): {how}\n"
                     f"    they were to reach {' or '.join(self._addresses)}; what they said is in agent.log"
                 )
-            if self.asked():
+            if asked():
                 raise TrainkitError("it was asked to stop before its tasks were up")
+        for keeper in self.keepers.values():
+            keeper.wire.close()
+        self.keepers, self._coming, self.why = self._coming, {}, {}
+        self.address = self._meeting_place()
+
+    def _whole(self) -> bool:
+        """Whether the next group is there."""
+        coming = self._coming.values()
+        return bool(coming) and all(k.ready and not k.lost and k.size == len(coming) for k in coming)
 
     def _meeting_place(self) -> str:
         """An address of this machine that every keeper has reached."""
@@ -132,45 +155,68 @@ class Nodes:
         if time.monotonic() - self._pinged > PING_S:
             self._pinged = time.monotonic()
             self.tell("ping")
-        alive = [keeper.wire for keeper in self.keepers.values() if not keeper.lost]
+        alive = [keeper.wire for keeper in self._all() if not keeper.lost]
         self._door.wait(seconds, alive)
         for wire, (hello, *more) in self._door.admit():
-            keeper = Keeper(int(hello["number"]), hello["host"], hello["slot"], wire, hello["reaches"])
-            self.keepers[keeper.number] = keeper
-            keeper.hear(more)
-        for keeper in self.keepers.values():
+            self._take_in(wire, hello).hear(more)
+        for keeper in self._all():
             keeper.hear(keeper.wire.receive())
             # Until it is ready it imports torch, which takes minutes from a slow disk, and says nothing.
             if keeper.ready and not keeper.lost and keeper.wire.silence() > self.order.lost_s:
                 keeper.wire.close()
                 self.why[keeper.number] = f"nothing was heard of it for {self.order.lost_s:.0f} s"
 
+    def _take_in(self, wire: Wire, hello: Message) -> Keeper:
+        """Note who has called. Of several groups the newest counts."""
+        group, number, size = int(hello["group"]), int(hello["number"]), int(hello["size"] or self.order.keepers)
+        keeper = Keeper(group, size, number, hello["host"], hello["slot"], wire, hello["reaches"])
+        newest = max((other.group for other in self._all()), default=group)
+        if group < newest:
+            wire.close()
+            return keeper
+        for other in self._coming.values():
+            if other.group < group:
+                other.wire.close()
+        self._coming = {n: other for n, other in self._coming.items() if other.group == group} | {number: keeper}
+        return keeper
+
+    def _all(self) -> list[Keeper]:
+        return [*self.keepers.values(), *self._coming.values()]
+
     def tell(self, what: str, **fields: Any) -> None:
         """The same to all keepers."""
-        for keeper in self.keepers.values():
+        for keeper in self._all():
             keeper.wire.send(what, **fields)
 
     def keeper_of(self, seat: int) -> Keeper:
         return self.keepers[seat // self.order.places]
 
-    def gone(self) -> list[int]:
-        """The places of the nodes that are lost."""
+    @property
+    def broken(self) -> bool:
+        return any(keeper.lost for keeper in self.keepers.values())
+
+    def there(self) -> list[int]:
+        """The places of the nodes that are not lost."""
         places = self.order.places
-        lost = [keeper.number for keeper in self.keepers.values() if keeper.lost]
-        return [seat for number in lost for seat in range(number * places, (number + 1) * places)]
+        alive = sorted(keeper.number for keeper in self.keepers.values() if not keeper.lost)
+        return [seat for number in alive for seat in range(number * places, (number + 1) * places)]
+
+    def gone(self) -> list[int]:
+        """The places that are not."""
+        return sorted({*range(self.order.keepers * self.order.places)} - {*self.there()})
 
     def close(self) -> None:
         """Let the keepers go, and wait until they have."""
-        self.tell("leave")
+        self.tell("leave", again=False)
         try:
-            self._start.wait(3.0 if any(keeper.lost for keeper in self.keepers.values()) else KILL_S)
+            self._start.wait(3.0 if self.broken or not self.keepers else KILL_S)
         except subprocess.TimeoutExpired:
             self._start.send_signal(signal.SIGTERM)  # to srun: end all tasks at once
             try:
                 self._start.wait(KILL_S)
             except subprocess.TimeoutExpired:
                 self._start.kill()
-        for keeper in self.keepers.values():
+        for keeper in self._all():
             keeper.wire.close()
         self._door.close()
 
@@ -297,8 +343,23 @@ class NodeRanks:
             self._nodes.why[keeper.number] = "its ranks could not be ended"
 
     def gone(self) -> list[int]:
-        """The places of machines that are lost."""
-        return self._nodes.gone()
+        """The places of machines that are lost for good."""
+        return [] if self._nodes.order.renews else self._nodes.gone()
+
+    @property
+    def renews(self) -> bool:
+        """Whether others come in the place of machines that are lost, or that are to leave."""
+        return self._nodes.order.renews
+
+    @property
+    def broken(self) -> bool:
+        """Whether these are to be let go for others."""
+        return self.renews and self._nodes.broken
+
+    def renew(self, asked: Callable[[], bool]) -> list[int]:
+        """Go on with other machines; the places that are there then. Raises TrainkitError."""
+        self._nodes.renew(asked)
+        return self._nodes.there()
 
     def idle(self, seconds: float) -> None:
         """Let time pass, in which the keepers see that the agent is there."""

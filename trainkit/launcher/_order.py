@@ -12,11 +12,16 @@ TOKEN = "TRAINKIT_KEEPER_TOKEN"
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """`start`: the command that starts `keepers` keepers (trainkit/keeper.py), each with `places` places for ranks.
-    A machine that is not heard of for `lost_s` is lost. `owner`: variables by which a process knows whether its job may
-    write into the run folder (runfolder.guard)."""
+    They have `start_s` to call. A machine that is not heard of for `lost_s` is lost. `owner`: variables by which a
+    process knows whether its job may write into the run folder (runfolder.guard).
+
+    `renews`: where a keeper is lost, or machines come, `start` lets all go and starts another group of keepers, which
+    may be fewer than `keepers`."""
 
     start: Sequence[str]
     keepers: int
     places: int
     lost_s: float
     owner: Mapping[str, str]
+    start_s: float = 300.0
+    renews: bool = False

@@ -11,6 +11,8 @@ from trainkit.errors import TrainkitError
 
 NUMBER, SLOT, HOST = "TRAINKIT_KEEPER", "TRAINKIT_KEEPER_SLOT", "TRAINKIT_KEEPER_HOST"
 """What a starter of ours sets."""
+GROUP, SIZE = "TRAINKIT_KEEPER_GROUP", "TRAINKIT_KEEPER_GROUP_SIZE"
+"""What one sets, too, that lets all keepers go and starts others: the later group has the greater number."""
 STARTERS = (
     (NUMBER, SLOT, HOST),
     ("SLURM_PROCID", "SLURM_LOCALID", "SLURMD_NODENAME"),
@@ -19,13 +21,16 @@ STARTERS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Seat:
-    """`number`: of the keeper among all; `slot`: among those of its machine; `host`: what the machine is called."""
+    """`number`: of the keeper among all; `slot`: among those of its machine; `host`: what the machine is called;
+    `group`: which of the groups that follow each other, `size`: how many are in it, None for as many as were ordered."""
 
     number: int
     slot: int
     host: str
+    group: int = 0
+    size: int | None = None
 
     @classmethod
     def here(cls, around: Mapping[str, str] = os.environ) -> Seat:
@@ -33,6 +38,8 @@ class Seat:
         for number, slot, host in STARTERS:
             if number in around:
                 named = around.get(host) or socket.gethostname()
-                return cls(number=int(around[number]), slot=int(around.get(slot, "0")), host=named)
+                group = int(around.get(GROUP, "0"))
+                size = int(around[SIZE]) if SIZE in around else None
+                return cls(int(around[number]), int(around.get(slot, "0")), named, group, size)
         names = ", ".join(number for number, _, _ in STARTERS)
         raise TrainkitError(f"{socket.gethostname()}: none of {names} is set here: which task is this?")

@@ -1,0 +1,95 @@
+"""A real Ray cluster of several nodes on this machine, for as long as a `with` lasts. A node has an address of the
+loopback (127.0.0.2, ...) and processes of its own, which can be killed. Never `ray stop`: that would end every Ray here.
+
+The head has no room for workers, as in most clusters."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import psutil
+
+from tests.e2e.command import ROOT
+
+AROUND = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": str(ROOT),
+    # A head looks for dead nodes every so often, and this long.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_initial_delay_ms": "1000",
+}
+STORE = 80 << 20
+WHOLE = ("127.0.0.2", "127.0.0.3")
+
+
+class Cluster:
+    """`nodes`: those that can have workers, two CPUs each, by address."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        from ray.cluster_utils import Cluster as Nodes
+
+        os.environ |= AROUND
+        head = {"num_cpus": 0, "object_store_memory": STORE}
+        self._cluster = Nodes(initialize_head=True, head_node_args=head)
+        self.address: str = self._cluster.address
+        self.restore()
+        return self
+
+    def __exit__(self, *how: object) -> None:
+        self._cluster.shutdown()
+
+    @property
+    def head(self) -> Any:
+        return self._cluster.head_node
+
+    def add(self, address: str) -> None:
+        more = {"num_cpus": 2, "object_store_memory": STORE, "node_ip_address": address}
+        self.nodes[address] = self._cluster.add_node(**more)
+
+    def kill(self, address: str) -> None:
+        """All processes of a node at once; its workers go when they see that."""
+        self._cluster.remove_node(self.nodes.pop(address), allow_graceful=False)
+
+    def restore(self) -> None:
+        for address in {*WHOLE} - {*self.nodes}:
+            self.add(address)
+        for address in {*self.nodes} - {*WHOLE}:
+            self.kill(address)
+
+
+def keepers() -> dict[str, psutil.Process]:
+    """The keepers of the run, by the address of their node."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            words, around = process.cmdline(), process.environ()
+        except psutil.Error:
+            continue
+        forked = "trainkit.keeper" in parent_words(process)
+        if words[1:3] == ["-m", "trainkit.keeper"] and not forked:
+            found[around["TRAINKIT_KEEPER_HOST"]] = process
+    return found
+
+
+def parent_words(process: psutil.Process) -> list[str]:
+    try:
+        parent = process.parent()
+        return parent.cmdline() if parent else []
+    except psutil.Error:
+        return []
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"it never came about that {what}"
+        time.sleep(0.05)
+    return found

@@ -186,6 +186,8 @@ class Agent:
             self.let_settle(watch.usual)
             first = ranks.fault() or outcome
             return failure.find(logs, first.rank, first.exit_code, pulse.read(first.rank).step, first.host)
+        if isinstance(outcome, failure.Failure):  # a machine is lost, and those on others hold the newest step
+            self.let_settle(watch.usual)
         return outcome
 
     def let_settle(self, step_s: float) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
-from tests.e2e.command import ROOT
+from tests.e2e.command import ROOT, Running
 
 AROUND = {
     "RAY_AUTH_MODE": "disabled",
@@ -24,6 +26,7 @@ AROUND = {
     "RAY_health_check_initial_delay_ms": "1000",
 }
 STORE = 80 << 20
+Begin = Callable[..., Running]
 WHOLE = ("127.0.0.2", "127.0.0.3")
 
 
@@ -65,26 +68,20 @@ class Cluster:
             self.kill(address)
 
 
-def keepers() -> dict[str, psutil.Process]:
-    """The keepers of the run, by the address of their node."""
+def keepers(folder: Path) -> dict[str, psutil.Process]:
+    """The keepers of the run whose command was typed in `folder`, by the address of their node."""
     found = {}
     for process in psutil.process_iter():
-        try:
-            words, around = process.cmdline(), process.environ()
-        except psutil.Error:
-            continue
-        forked = "trainkit.keeper" in parent_words(process)
-        if words[1:3] == ["-m", "trainkit.keeper"] and not forked:
-            found[around["TRAINKIT_KEEPER_HOST"]] = process
+        with suppress(psutil.Error):
+            mine = process.cmdline()[1:3] == ["-m", "trainkit.keeper"] and process.cwd() == str(folder)
+            if mine and process.ppid() not in {keeper.pid for keeper in found.values()}:  # no rank that it has forked
+                found.setdefault(process.environ()["TRAINKIT_KEEPER_HOST"], process)
     return found
 
 
-def parent_words(process: psutil.Process) -> list[str]:
-    try:
-        parent = process.parent()
-        return parent.cmdline() if parent else []
-    except psutil.Error:
-        return []
+def ranks(keeper: psutil.Process) -> list[psutil.Process]:
+    """What it has forked, but the child in which it tries imports out, which gives way to everybody."""
+    return [process for process in keeper.children() if process.nice() == keeper.nice()]
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:

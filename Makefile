@@ -33,7 +33,7 @@ slurm-here:
 
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
-	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,test]'
+	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,ray,test]'
 	.ci/horovod $(BIN)/python
 	@touch $@
 

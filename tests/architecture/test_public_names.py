@@ -87,6 +87,7 @@ def test_the_commands() -> None:
         "checkpoint",
         "audit",
         "slurm",
+        "ray",
         "jobs",
         "mlflow",
     ]

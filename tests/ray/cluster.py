@@ -1,11 +1,12 @@
 """A real Ray cluster of several nodes on this machine, for as long as a `with` lasts. A node has an address of the
-loopback (127.0.0.2, ...) and processes of its own, which can be killed. Never `ray stop`: that would end every Ray here.
+loopback (127.0.0.2, ...) and processes of its own, which can be killed. Never `ray stop`: it would end every Ray here.
 
 The head has no room for workers, as in most clusters."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,10 +40,12 @@ class Cluster:
     def __enter__(self) -> Self:
         from ray.cluster_utils import Cluster as Nodes
 
-        os.environ |= AROUND
-        head = {"num_cpus": 0, "object_store_memory": STORE}
+        # A job says `python`, and means the one that the cluster has.
+        os.environ |= AROUND | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": True, "dashboard_port": 0}
         self._cluster = Nodes(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
+        self.dashboard = f"http://{self._cluster.webui_url}"
         self.restore()
         return self
 

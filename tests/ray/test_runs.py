@@ -26,7 +26,13 @@ WORDS = (
 
 
 def two(cluster: Cluster, *more: str) -> tuple[str, ...]:
-    return ("launcher=ray", f"launcher.address={cluster.address}", "launcher.workers=2", "launcher.placement=SPREAD", *more)
+    return (
+        "launcher=ray",
+        f"launcher.address={cluster.address}",
+        "launcher.workers=2",
+        "launcher.placement=SPREAD",
+        *more,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ It is a process of its own: Ray takes signal handlers and starts threads whereve
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -53,10 +52,14 @@ def _problems(wanted: Mapping[str, Any]) -> Iterator[Problem]:
     least = wanted["workers"][0]
     if sum(rooms.values()) < least and not _grows(wanted):
         has = ", ".join(f"{node['NodeManagerAddress']}: {_words(node['Resources'])}" for node in nodes)
-        said = f"a worker needs {_words(wanted['resources'])}, and the cluster has room for {sum(rooms.values())} ({has})"
+        said = (
+            f"a worker needs {_words(wanted['resources'])}, and the cluster has room for {sum(rooms.values())} ({has})"
+        )
         yield Problem("launcher.workers", least, said, "set fewer workers, or less of launcher.cpus, gpus, resources")
     elif wanted["placement"] == "STRICT_SPREAD" and len([n for n in rooms if rooms[n]]) < least and not _grows(wanted):
-        said = f"{least} workers are to be on as many nodes, and {len([n for n in rooms if rooms[n]])} have room for one"
+        said = (
+            f"{least} workers are to be on as many nodes, and {len([n for n in rooms if rooms[n]])} have room for one"
+        )
         yield Problem("launcher.placement", "STRICT_SPREAD", said, "set launcher.placement=SPREAD, or fewer workers")
     yield from _of_nodes([node for node in nodes if rooms[node["NodeID"]]][:NODES], wanted)
 
@@ -74,15 +77,16 @@ def _grows(wanted: Mapping[str, Any]) -> bool:
     """Whether an autoscaler could make enough room."""
     import ray
 
-    @ray.remote(num_cpus=0)  # not to be asked from outside of the cluster
-    def most() -> dict[str, float] | None:
-        from ray._private.state import state
-
-        return state.get_max_resources_from_cluster_config()
-
-    limits = ray.get(most.remote())
+    limits: Mapping[str, float] | None = ray.get(ray.remote(num_cpus=0)(limits_of_growth).remote())
     needs = {name: need * wanted["workers"][0] for name, need in wanted["resources"].items()}
-    return bool(limits) and all(limits.get(name, 0) >= need for name, need in needs.items())
+    return limits is not None and all(limits.get(name, 0) >= need for name, need in needs.items())
+
+
+def limits_of_growth() -> Any:
+    """Runs in the cluster: it cannot be asked from outside."""
+    from ray._private.state import state
+
+    return state.get_max_resources_from_cluster_config()
 
 
 def _of_nodes(nodes: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> Iterator[Problem]:
@@ -113,7 +117,7 @@ def look(folder: str, recipe: str | None, handshake: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "folder": where.is_dir(),
         "recipe": recipe is None or (where / recipe).exists(),
-        "root": os.path.exists(handshake),
+        "root": Path(handshake).exists(),
     }
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from typing import Any
 
 import psutil
 
@@ -31,7 +32,7 @@ def until_silent(folder: RunFolder) -> None:
     lock."""
     first = _beat(folder)
     while (beat := _beat(folder)) is not None and not folder.summary.exists():
-        if beat["host"] == socket.gethostname() and not psutil.pid_exists(beat["pid"]):
+        if beat["host"] == socket.gethostname() and not _lives(beat["pid"]):
             return
         if time.time() - beat["time"] > FRESH_S:
             return
@@ -42,9 +43,16 @@ def until_silent(folder: RunFolder) -> None:
         time.sleep(LOOK_S)
 
 
-def _beat(folder: RunFolder) -> dict[str, object] | None:
+def _lives(pid: int) -> bool:
     try:
-        found: dict[str, object] = json.loads(folder.heartbeat.read_text())
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _beat(folder: RunFolder) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(folder.heartbeat.read_text())
     except FileNotFoundError:
         return None
     return found

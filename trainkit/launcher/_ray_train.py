@@ -32,7 +32,7 @@ keepers: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass
-class Keepers(BackendConfig):
+class Keepers(BackendConfig):  # type: ignore[misc]  # Ray is not looked into
     """What makes a keeper of a worker."""
 
     @property
@@ -40,7 +40,7 @@ class Keepers(BackendConfig):
         return Seats
 
 
-class Seats(Backend):
+class Seats(Backend):  # type: ignore[misc]  # nor here
     """Tells every worker of a new group which keeper it has, and lets the group go in peace."""
 
     share_cuda_visible_devices = True

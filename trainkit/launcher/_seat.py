@@ -24,7 +24,8 @@ STARTERS = (
 @dataclass(frozen=True)
 class Seat:
     """`number`: of the keeper among all; `slot`: among those of its machine; `host`: what the machine is called;
-    `group`: which of the groups that follow each other, `size`: how many are in it, None for as many as were ordered."""
+    `group`: which of the groups that follow each other; `size`: how many are in it, None for as many as were ordered.
+    """
 
     number: int
     slot: int

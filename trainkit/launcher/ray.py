@@ -100,7 +100,7 @@ class Ray:
         file = Path(*module.split(".")).with_suffix(".py")
         recipe = str(file) if file.exists() else None  # else it is one that trainkit ships
         root = str(Path(config["run"]["dir"]).absolute())
-        _ray_check.ask(self._wanted(cluster) | {"root": root, "recipe": recipe, "start_s": self.start_s})
+        _ray_check.ask(self.wanted(cluster) | {"root": root, "recipe": recipe, "start_s": self.start_s})
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> Watched:
         """Have the agent start the ranks through Ray."""
@@ -118,7 +118,7 @@ class Ray:
 
     def order(self, run: Path, cluster: Cluster) -> Order:
         """What the agent needs to know of the workers."""
-        told = json.dumps(self._wanted(cluster) | {"storage": str(run / "logs")})
+        told = json.dumps(self.wanted(cluster) | {"storage": str(run / "logs")})
         return Order(
             start=[sys.executable, "-m", "trainkit.launcher._ray_group", told],
             keepers=cluster.hosts,
@@ -129,7 +129,7 @@ class Ray:
             renews=True,
         )
 
-    def _wanted(self, cluster: Cluster) -> dict[str, Any]:
+    def wanted(self, cluster: Cluster) -> dict[str, Any]:
         """What Ray is asked for."""
         each = cluster.ranks // cluster.hosts
         gpus = {"GPU": self.gpus} if cluster.gpus else {}

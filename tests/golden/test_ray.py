@@ -12,7 +12,7 @@ from trainkit.cli.ray.render import rendered
 FOLDER = Path(__file__).parents[2] / "launch"
 WORDS = (
     *("recipe=llm_pretrain", "strategy=fsdp", "launcher.workers=2:4", "launcher.gpus=8", "launcher.ranks=8"),
-    *("launcher.cpus=4", "launcher.resources.memory=274877906944", "run.dir=/shared/runs/a"),
+    *("launcher.cpus=4", "launcher.resources.memory=137438953472", "run.dir=/shared/runs/a"),
 )
 RENDERED = {"rayjob": "rayjob", "ray_cluster": "cluster"}
 
@@ -37,4 +37,4 @@ def test_a_rayjob_has_the_run_as_its_command_and_a_pod_for_each_worker() -> None
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (2, 4, 4)
     (container,) = group["template"]["spec"]["containers"]
-    assert container["resources"]["limits"] == {"cpu": "32", "memory": "256Gi", "nvidia.com/gpu": 8}
+    assert container["resources"]["limits"] == {"cpu": "32", "memory": "192Gi", "nvidia.com/gpu": 8}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ HEADS = {
     "rayjob": "# kubectl apply -f FILE. The image has Ray and trainkit; the claim is a disk that all pods share.\n",
     "cluster": "# ray up FILE, then trainkit ray submit. The machines share a disk; the image has Ray and trainkit.\n",
 }
+OF_A_POD = 1.5
+"""Ray keeps a part of a pod's memory for its object store and for itself."""
 RETRIES = 3
 """A job that failed starts again in a new cluster, and goes on from its checkpoint."""
 
@@ -44,7 +47,7 @@ def job(config: Mapping[str, Any], words: Sequence[str], wanted: Mapping[str, An
 
 
 def _pod(name: str, image: str, resources: Mapping[str, float]) -> dict[str, Any]:
-    gib = int(resources.get("memory", 0) / 2**30) or MEMORY
+    gib = math.ceil(resources.get("memory", 0) * OF_A_POD / 2**30) or MEMORY
     limits: dict[str, Any] = {"cpu": str(int(resources["CPU"])), "memory": f"{gib}Gi"}
     if resources.get("GPU"):
         limits["nvidia.com/gpu"] = int(resources["GPU"])

@@ -143,7 +143,8 @@ class Agent:
 
     def supervise(self) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
-        code, state = EXIT_DONE, recovery.start(self.first, self.sizes, self.regular())
+        gone = [] if self.nodes is None else self.nodes.roll.gone()
+        code, state = EXIT_FAILED, recovery.start(self.first, self.sizes, self.regular(), gone)
         self.warming = warm_up(self.folder.modules(self.first)) if self.nodes is None else iter(())
         try:
             while state.phase == "running":
@@ -191,6 +192,8 @@ class Agent:
             self.let_settle(watch.usual)
             first = ranks.fault() or outcome
             return failure.find(logs, first.rank, first.exit_code, pulse.read(first.rank).step, first.host)
+        if isinstance(outcome, failure.Failure):  # a machine is lost, and those on others hold the newest step
+            self.let_settle(watch.usual)
         return outcome
 
     def let_settle(self, step_s: float) -> None:
@@ -210,10 +213,10 @@ class Agent:
         state = recovery.decide(self.policy, state, self.regular(), stop.raised, time.monotonic())
         if state.phase == "restarting":
             # What was asked to leave, to take a place in again, would leave again.
-            stay = [] if self.asked else self.ranks.staying(state.seats, outcome.told.get("rank"))
+            stay = [] if self.asked or self.ranks.broken else self.ranks.staying(state.seats, outcome.told.get("rank"))
             self.held = self.held_by(stay)
             self.dismiss(stay)
-            return self.restart(state)
+            return self.restart(self.renewed(state) if self.ranks.broken else state)
         self.dismiss(())
         if outcome.cause != "refused":
             self.folder.event("give_up", attempt=state.attempt, why=state.reason)
@@ -241,10 +244,30 @@ class Agent:
         if how == "stopped" and not stop.raised and recovery.due(state, time.monotonic()):
             self.held = 0
             return self.restart(recovery.rejoin(state, self.regular(), time.monotonic()))
+        if how == "stopped" and not stop.raised and self.ranks.renews:
+            self.held = 0
+            return self.restart(self.renewed(recovery.leave(state, self.regular())))
         return recovery.ended(state, how)
+
+    def renewed(self, state: recovery.State) -> recovery.State:
+        """On other machines, once they are there."""
+
+        def asked() -> bool:
+            self.look_for_orders()
+            return stop.raised
+
+        try:
+            return recovery.renewed(state, self.ranks.renew(asked), time.monotonic())
+        except TrainkitError as error:
+            if stop.raised:
+                return recovery.called_off(state)
+            self.folder.event("give_up", attempt=state.attempt, why=str(error))
+            return recovery.abandoned(state, str(error))
 
     def restart(self, state: recovery.State) -> recovery.State:
         """Announce the next attempt and wait for its time, or until the run is asked to stop."""
+        if state.phase != "restarting":
+            return state
         guard()
         following, step = state.attempt + 1, max(self.newest(), self.held)
         self.folder.logs(following).mkdir()

@@ -22,7 +22,7 @@ from typing import Any
 
 from trainkit import rank
 from trainkit.checkpoint import leaving
-from trainkit.errors import EXIT_DONE, EXIT_FAILED
+from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
 from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
@@ -62,7 +62,8 @@ def main(words: Sequence[str]) -> int:
 def introduce(wire: Wire, token: str, seat: Seat, places: int, reaches: Sequence[str]) -> str:
     """Tell the agent who this is; why it takes no keeper that is, or an empty text."""
     slot = seat.slot * places
-    wire.send("hello", token=token, number=seat.number, host=seat.host, slot=slot, reaches=reaches)
+    group = {"group": seat.group, "size": seat.size}
+    wire.send("hello", token=token, number=seat.number, host=seat.host, slot=slot, reaches=reaches, **group)
     while not wire.closed and wire.silence() < ANSWER_S:
         if said := wire.receive():
             return str(said[0]["why"]) if said[0]["what"] == "refused" else ""
@@ -116,7 +117,7 @@ class Keeper:
             while True:
                 for message in self.wire.receive():
                     if message["what"] == "leave":
-                        return EXIT_DONE
+                        return EXIT_STOPPED if message["again"] else EXIT_DONE
                     self.obey(message)
                 if self.wire.closed or self.wire.silence() > self.lease:
                     return EXIT_FAILED

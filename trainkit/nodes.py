@@ -11,7 +11,8 @@ machine. The store through which the ranks find each other is here, on a port of
 A node that is not heard of for `lost_s` is lost, and so is one whose keeper has ended. Its keeper, which may still be
 alive behind a cut cable, ends its ranks before that (LEASE of that time), so that no two attempts write.
 
-Without a scheduler keepers come by themselves (trainkit/guest.py), and may come again.
+Without a scheduler keepers come by themselves (trainkit/guest.py), and may come again. Ray replaces them as a whole:
+those that are left are let go, and another group calls (`renew`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from trainkit.launcher._door import HELLO_S, Door
 from trainkit.launcher._invitation import SECRET, Invitation, versions
 from trainkit.launcher._order import LEASE, TOKEN, Order
 from trainkit.launcher._ranks import DUMP_S, GLANCE_S, HOST, KILL_S, Fault, Part
-from trainkit.launcher._roll import Keeper, Roll
+from trainkit.launcher._roll import Keeper, Relay, Roll
 from trainkit.launcher._seat import NUMBER
 from trainkit.launcher._wire import CONNECT_S, Message
 from trainkit.protocols import Outcome
@@ -54,9 +55,9 @@ class Nodes:
     def __init__(self, order: Order, asked: Callable[[], bool]) -> None:
         self.order, self.asked = order, asked
         self._token, self._over = os.environ.get(SECRET) or secrets.token_hex(16), threading.Event()
-        self.roll = Roll(order)
+        self.roll = Relay(order) if order.renews else Roll(order)
         alone = order.keepers == 1 and not order.remote
-        self._addresses = [order.address] if order.address else _address.candidates(alone)
+        self._addresses = [order.address] if order.address else _address.candidates(alone) or [HOST]
         self.host = order.address or (HOST if alone else "")
         patience = HELLO_S + CONNECT_S * len(self._addresses)
         self._door = Door(self.host, order.port, order.keepers, self._token, patience)
@@ -64,11 +65,10 @@ class Nodes:
         threading.Thread(target=self._ping, name="ping", daemon=True).start()
         try:
             self._invite()
-            self._gather()
+            self._gather(asked)
         except BaseException:
             self.close()
             raise
-        self.address = self.roll.address = self._meeting_place()
 
     def _begin(self) -> subprocess.Popen[bytes]:
         around = os.environ | {TOKEN: self._token}
@@ -104,23 +104,34 @@ class Nodes:
                 versions=versions(),
             ).write(Path(order.invitation))
 
-    def _gather(self) -> None:
+    def renew(self, asked: Callable[[], bool]) -> list[int]:
+        """Let all keepers go, and go on with those that are started in their place; the places of these. Raises
+        TrainkitError where there are none, or `asked` to stop."""
+        self.tell("leave", again=True)
+        if self._start.poll() is not None:  # Ray's driver fell with what it was connected to
+            self._start = self._begin()
+        self._gather(asked)
+        return self.roll.there()
+
+    def _gather(self, asked: Callable[[], bool]) -> None:
         until = time.monotonic() + self.order.wait_s
-        while sum(keeper.ready for keeper in self.roll) < self.order.keepers:
+        while not self.roll.whole:
             self.pump(GLANCE_S)
             self.roll.forget()
             ended = self._start.poll()
-            lost = any(keeper.lost for keeper in self.roll)
+            lost = self.roll.broken and not self.order.renews
             if ended is not None or time.monotonic() > until or lost:
-                there = ", ".join(keeper.host for keeper in self.roll) or "none"
-                starter = self.order.start[0] if self.order.start else "the keeper of this machine"
+                there = ", ".join(keeper.host for keeper in self.roll.coming) or "none"
+                starter = Path(self.order.start[0]).name if self.order.start else "the keeper of this machine"
                 how = f"{starter} ended with {ended}" if ended is not None else "they were not ready in time"
                 raise TrainkitError(
-                    f"{len([*self.roll])} of {self.order.keepers} tasks called back ({there}): {how}\n"
+                    f"{len(self.roll.coming)} of {self.order.keepers} tasks called back ({there}): {how}\n"
                     f"    they were to reach {' or '.join(self._addresses)}; what they said is in agent.log"
                 )
-            if self.asked():
+            if asked():
                 raise TrainkitError("it was asked to stop before its tasks were up")
+        self.roll.take_in()
+        self.address = self.roll.address = self._meeting_place()
 
     def _meeting_place(self) -> str:
         """An address of this machine that every keeper has reached."""
@@ -153,9 +164,9 @@ class Nodes:
     def close(self) -> None:
         """Let the keepers go, and wait until they have."""
         self._over.set()
-        self.tell("leave")
+        self.tell("leave", again=False)
         try:
-            self._start.wait(3.0 if any(keeper.lost for keeper in self.roll) else KILL_S)
+            self._start.wait(3.0 if self.roll.broken or not self.roll.keepers else KILL_S)
         except subprocess.TimeoutExpired:
             self._start.send_signal(signal.SIGTERM)  # to srun: end all tasks at once
             try:
@@ -293,8 +304,22 @@ class NodeRanks:
             keeper.wire.close("its ranks could not be ended")
 
     def gone(self) -> list[int]:
-        """The places of machines that are lost."""
+        """The places of machines that are lost for good."""
         return self._nodes.roll.gone()
+
+    @property
+    def renews(self) -> bool:
+        """Whether others come in the place of machines that are lost, or that are to leave."""
+        return self._nodes.order.renews
+
+    @property
+    def broken(self) -> bool:
+        """Whether these are to be let go for others."""
+        return self.renews and self._nodes.roll.broken
+
+    def renew(self, asked: Callable[[], bool]) -> list[int]:
+        """Go on with other machines; the places that are there then. Raises TrainkitError."""
+        return self._nodes.renew(asked)
 
     def idle(self, seconds: float) -> None:
         """Let time pass, in which the keepers see that the agent is there."""

@@ -88,6 +88,7 @@ def test_the_commands() -> None:
         "audit",
         "sweep",
         "slurm",
+        "ray",
         "jobs",
         "mlflow",
     ]

@@ -30,6 +30,7 @@ COMMANDS = {
     "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
     "sweep": "sweep recipe=NAME key=A,B: several runs that differ in some keys, and the best of them (sweep --help)",
     "slurm": "slurm render|check|submit recipe=NAME: a run as a Slurm job; slurm job: what its batch script calls",
+    "ray": "ray submit recipe=NAME: a run as a job of a Ray cluster; ray status|logs|stop RUN; ray render: manifests",
     "jobs": "jobs ls|status|logs|wait|stop RUN: runs from any machine that sees their folder",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
 }

@@ -18,9 +18,12 @@ from trainkit.protocols import Cluster
 from trainkit.runfolder import RunFolder
 from trainkit.settings import Settings
 
+AGENT_HERE = ("launcher=local", "launcher=ray")
+"""With these, the agent is always on this machine."""
+
 
 def main(words: Sequence[str]) -> int:
-    here = not any(word.startswith("launcher=") and word != "launcher=local" for word in words)
+    here = not any(word.startswith("launcher=") and word not in AGENT_HERE for word in words)
     with warm_agent() if here else nullcontext():
         config, settings, cluster = prepare(words)
         if isinstance(settings.launcher, HandsOver):

@@ -26,6 +26,8 @@ class Order:
     address     under which they call; None: under any of this machine's
     port        where they call; 0: one that is free
     invitation  the file that tells guests all this
+    renews      where a keeper is lost, or machines come, `start` lets all go and starts another group of keepers, which
+                may be fewer than `keepers`
     """
 
     start: Sequence[str]
@@ -39,3 +41,4 @@ class Order:
     address: str | None = None
     port: int = 0
     invitation: str | None = None
+    renews: bool = False

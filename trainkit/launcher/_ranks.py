@@ -294,6 +294,12 @@ class Ranks:
         """The places of machines that are lost: this one is there."""
         return []
 
+    renews, broken = False, False
+
+    def renew(self, asked: Callable[[], bool]) -> list[int]:
+        """The places of other machines: there are none."""
+        return []
+
     def idle(self, seconds: float) -> None:
         """Let time pass."""
         time.sleep(seconds)

@@ -62,7 +62,7 @@ def _from_folder(folder: RunFolder) -> Standing:
         return replace(here, state="running", note=f"heard of {age:.0f} s ago")
     if _locked(folder.command_lock):
         return replace(here, state="running", note="a command is at work on this machine")
-    if job is None:
+    if job is None or "ray" in known:  # of Ray's jobs `trainkit ray status` tells more
         written = _age(folder.events)
         fresh = written is not None and written < FRESH_S
         return replace(here, state="running" if fresh else "lost", note=f"last written to {_ago(written)}")

@@ -226,7 +226,7 @@ def test_keepers_hear_of_an_agent_that_waits_for_its_disk() -> None:
     try:
         time.sleep(4.0)
         there.pump(0.1)
-        assert there.gone() == []
+        assert there.roll.gone() == []
     finally:
         there.close()
 

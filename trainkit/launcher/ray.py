@@ -22,7 +22,7 @@ from annotated_types import Ge, Gt
 from pydantic import Field
 
 from trainkit.errors import Problem
-from trainkit.launcher import _ray_check, _ray_owner, local
+from trainkit.launcher import _hosts, _ray_check, _ray_owner, local
 from trainkit.launcher._order import Order
 from trainkit.launcher._watched import Watched
 from trainkit.protocols import Cluster, Strategy
@@ -48,7 +48,7 @@ class Ray:
     """
 
     address: str | None
-    workers: Annotated[int, Gt(0)] | Annotated[str, Field(pattern=local.SPAN)]
+    workers: Annotated[int, Gt(0)] | Annotated[str, Field(pattern=_hosts.SPAN)]
     ranks: Annotated[int, Gt(0)] | Literal["auto"]
     cpus: Annotated[int, Gt(0)]
     gpus: Annotated[int, Ge(0)]
@@ -62,8 +62,7 @@ class Ray:
     @property
     def span(self) -> tuple[int, int]:
         """The least and the greatest number of workers."""
-        least, _, most = str(self.workers).rpartition(":")
-        return int(least or most), int(most)
+        return _hosts.span(self.workers)
 
     def cluster(self, strategy: Strategy, device: str) -> Cluster:
         """What is asked of Ray; what there is, nobody knows before it is asked."""

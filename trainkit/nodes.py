@@ -24,13 +24,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.errors import TrainkitError
 from trainkit.launcher import _address
 from trainkit.launcher._door import HELLO_S, Door
+from trainkit.launcher._keeper import Keeper
 from trainkit.launcher._order import TOKEN, Order
 from trainkit.launcher._ranks import DUMP_S, GLANCE_S, HOST, KILL_S, Fault, Part
 from trainkit.launcher._wire import CONNECT_S, Message, Wire
@@ -42,35 +42,6 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
 PING_S, LEASE = 1.0, 0.6
-
-
-@dataclass
-class Keeper:
-    """One of them, as it is seen from here. `slot`: the first of its places on its machine; `size`: of its `group`."""
-
-    group: int
-    size: int
-    number: int
-    host: str
-    slot: int
-    wire: Wire
-    reaches: Sequence[str]
-    ready: bool = False
-    state: Message = field(default_factory=dict)
-    news: list[Message] = field(default_factory=list)
-
-    @property
-    def lost(self) -> bool:
-        return self.wire.closed
-
-    def hear(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            if message["what"] == "state":
-                self.state = message
-            elif message["what"] == "ready":
-                self.ready = True
-            else:
-                self.news.append(message)
 
 
 class Nodes:

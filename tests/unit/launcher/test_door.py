@@ -13,8 +13,8 @@ import pytest
 
 from tests.unit.conftest import until
 from trainkit.launcher._door import Door
+from trainkit.launcher._keeper import Keeper
 from trainkit.launcher._wire import LINE, Message, Wire
-from trainkit.nodes import Keeper
 
 HELLO = {"what": "hello", "token": "secret", "number": 1, "host": "h", "slot": 0, "reaches": []}
 
@@ -119,7 +119,7 @@ def test_what_came_with_the_hello_is_heard(door: Door, call: Call) -> None:
     """A keeper that imports fast says that it is ready before the agent has looked."""
     call(line(HELLO) + line({"what": "ready"}) + line({"what": "state", "attempt": 1}))
     ((wire, (_, *more)),) = admitted(door)
-    keeper = Keeper(1, "h", 0, wire, [])
+    keeper = Keeper(0, 1, 1, "h", 0, wire, [])
     keeper.hear(more)
     assert (keeper.ready, keeper.state["attempt"]) == (True, 1)
 

@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
 SLURM := slurm-wlm munge iproute2
 
-.PHONY: run test test-all drills install slurm-here horovod golden bench soak clean help
+.PHONY: run test test-all drills install slurm-here chromium-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -31,6 +31,12 @@ slurm-here:
 	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } \
 	    || echo "the tests of launcher=slurm are passed over; for them, as root: apt-get install $(SLURM)"
 
+# A browser for tests/e2e/test_report.py.
+chromium-here:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } \
+	    || echo "the tests of a report in a browser are passed over; for them, as root: apt-get install chromium"
+
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
 	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,test]'
@@ -49,7 +55,7 @@ test: $(VENV)/.installed-test slurm-here
 	$(BIN)/python -m pytest -m "not slow"
 
 # make test-all   the slow tests too
-test-all: test
+test-all: test chromium-here
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for

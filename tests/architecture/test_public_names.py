@@ -86,6 +86,7 @@ def test_the_commands() -> None:
         "env",
         "checkpoint",
         "audit",
+        "report",
         "slurm",
         "jobs",
         "mlflow",

@@ -28,6 +28,7 @@ COMMANDS = {
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
     "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
+    "report": "report RUN [RUN ...]: one HTML page about runs: curves, events, where the time went; to=FILE",
     "slurm": "slurm render|check|submit recipe=NAME: a run as a Slurm job; slurm job: what its batch script calls",
     "jobs": "jobs ls|status|logs|stop RUN: runs from any machine that sees their folder",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from trainkit.cli.jobs import usage
 from trainkit.errors import ConfigError, Problem
@@ -130,10 +129,3 @@ def one(words: Sequence[str], name: str) -> Path:
         hint = "`trainkit jobs ls FOLDER` shows the runs in a folder"
         raise ConfigError([Problem("", "", f"{root} is no run folder: it has no config.yaml and no job.json", hint)])
     return root
-
-
-def describe(event: Mapping[str, Any]) -> str:
-    """One line of an event, for a person."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
-    told = {key: value for key, value in event.items() if key not in ("event", "time", "traceback", "path", "log")}
-    return f"{when}  {event['event']:8}  " + ", ".join(f"{key} {value}" for key, value in told.items())

@@ -87,6 +87,8 @@ def test_the_commands() -> None:
         "checkpoint",
         "audit",
         "report",
+        "runs",
+        "diff",
         "slurm",
         "jobs",
         "mlflow",

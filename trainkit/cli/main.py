@@ -29,6 +29,8 @@ COMMANDS = {
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
     "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
     "report": "report RUN [RUN ...]: one HTML page about runs: curves, events, where the time went; to=FILE",
+    "runs": "runs ls|show|compare|rm RUN: runs by what they have learnt; rm deletes their folders",
+    "diff": "diff RUN RUN: keys and versions that differ, and the first step whose loss does",
     "slurm": "slurm render|check|submit recipe=NAME: a run as a Slurm job; slurm job: what its batch script calls",
     "jobs": "jobs ls|status|logs|stop RUN: runs from any machine that sees their folder",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
@@ -57,7 +59,7 @@ def dispatch(words: list[str]) -> int:
     if not words:
         return _usage()
     if "--help" in words or "-h" in words:
-        return _call("help", [])
+        return _call("help", words)
     if words == ["--version"]:
         say(__version__)
         return EXIT_DONE

@@ -13,8 +13,9 @@ from trainkit import __version__
 from trainkit.audit.checks import WORD, Finding
 from trainkit.audit.goodput import goodput, lines, over_time
 from trainkit.audit.journal import Journal, Row
-from trainkit.console import TOLD, describe, duration
+from trainkit.console import TOLD, describe
 from trainkit.report.differences import environment, keys, versions
+from trainkit.report.facts import facts_of
 from trainkit.report.svg import Chart, Point
 from trainkit.report.timeline import timeline
 from trainkit.secrets import hidden
@@ -78,23 +79,6 @@ def _overview(journals: Sequence[Journal], audits: Sequence[Sequence[Finding]]) 
         of_run["audit"] = "FAULT, see below" if any(f.ok is False for f in found) else "nothing wrong"
     names = dict.fromkeys(name for of_run in facts for name in of_run)
     return _compared(journals, [(name, [of_run.get(name) for of_run in facts]) for name in names])
-
-
-def facts_of(journal: Journal) -> dict[str, str]:
-    """What one wants to know of a run first."""
-    steps = [row for row in journal.rows if "loss" in row]
-    looks = [row for row in journal.rows if "eval_loss" in row]
-    ends = [event for event in journal.events if event["event"] in ("launch", "end")]
-    status = str(ends[-1].get("status", "has not ended")) if ends else "was not launched"
-    total = f" of {journal.starts[-1]['total_steps']}" if journal.starts else ""
-    facts = {"state": status, "step": f"{journal.rows[-1]['step'] if journal.rows else 0}{total}"}
-    if steps:
-        facts["loss"] = f"{steps[-1]['loss']:.4f}"
-    for name in (name for name in (looks[-1] if looks else {}) if name.startswith("eval_")):
-        facts[name.replace("eval_", "held-out ")] = f"{looks[-1][name]:.4f}"
-    parts = goodput(journal)
-    facts |= {"time": duration(parts.wall), "goodput": f"{parts.share():.1%}"}
-    return facts | {"attempts": str(len(journal.attempts))}
 
 
 def _compared(journals: Sequence[Journal], rows: Sequence[tuple[str, Sequence[str | None]]]) -> str:

@@ -31,6 +31,7 @@ class Standing:
     state: str
     job: str | None
     step: int
+    loss: float | None = None
     note: str = ""
     successor: str | None = None
 
@@ -52,8 +53,11 @@ def _from_folder(folder: RunFolder) -> Standing:
     kinds = [event["event"] for event in events if event["event"] in ("launch", "end", "requeue")]
     known = _submit.read(folder)
     job = known.get("job")
-    step = max((row["step"] for row in read_lines(folder.metrics)), default=0)
-    here = Standing(folder=folder, state="unclear", job=job, step=step, successor=known.get("successor"))
+    rows = [*read_lines(folder.metrics)]
+    step = max((row["step"] for row in rows), default=0)
+    loss = next((row["loss"] for row in reversed(rows) if "loss" in row), None)
+    here = Standing(folder=folder, state="unclear", job=job, step=step, loss=loss)
+    here = replace(here, successor=known.get("successor"))
     if kinds and kinds[-1] == "end" and folder.summary.exists() and not _newer(folder.job, folder.summary):
         return replace(here, state=json.loads(folder.summary.read_text())["status"])
     age = _age(folder.heartbeat)

@@ -84,6 +84,7 @@ def test_the_commands() -> None:
         "config",
         "verify",
         "env",
+        "doctor",
         "checkpoint",
         "audit",
         "report",

@@ -1,7 +1,9 @@
-"""env: what this machine and this installation have."""
+"""env: what this machine and this installation have, as one block for a bug report; what looks like a secret is left
+out."""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,8 +16,16 @@ from trainkit.config.bundle import folders
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
 from trainkit.installed import installed
 from trainkit.launcher import _machine
+from trainkit.secrets import shown
+
+TELLING = ("CUDA_", "GLOO_", "HF_", "HOROVOD_", "MKL_", "MLFLOW_", "NCCL_", "OMP_", "SLURM_JOB_", "TORCH", "TRAINKIT_")
+"""So begin the variables that change how a run behaves."""
 
 PACKAGES = {
+    "numpy": "",
+    "hydra-core": "",
+    "pydantic": "",
+    "safetensors": "",
     "mlflow": "",
     "transformers": "pip install 'trainkit[llm]'",
     "peft": "pip install 'trainkit[llm]'",
@@ -36,6 +46,10 @@ def main(words: Sequence[str]) -> int:
     show_rows(machine(), 14)
     title("packages")
     show_rows([(name, installed(name) or f"not installed; {hint}") for name, hint in PACKAGES.items()], 14)
+    title("environment variables")
+    show_rows(
+        [(name, shown(name, value)) for name, value in sorted(os.environ.items()) if name.startswith(TELLING)], 14
+    )
     title("folders, the first that has it wins")
     show_rows([(name, ", ".join(str(folder) for folder in folders(name))) for name in ("conf", "recipes")], 14)
     return EXIT_DONE
@@ -50,6 +64,7 @@ def machine() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "torch", f"{installed('torch') or 'not installed'}, {f'built for CUDA {cuda}' if cuda else 'CPU only'}"
     yield "GPUs", ", ".join(names) if names else "none"
+    yield "driver", _machine.driver() or "none"
     if names and not cuda:
         yield "", "the installed torch cannot use them: install a build with CUDA"
     yield "cores", f"{_machine.cores()} of {platform.processor() or platform.machine()}"

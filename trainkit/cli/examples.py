@@ -9,6 +9,7 @@ EXAMPLES = {
     "config": {"config recipe=image_classification": "every key that the run would have"},
     "verify": {"verify local ddp@2 recipe=image_classification": "the same steps alone and on two ranks"},
     "env": {"env": "one block for a bug report"},
+    "doctor": {"doctor runs": "can this machine train, with runs on this disk?"},
     "checkpoint": {
         "checkpoint inspect runs/a": "which steps are saved, and what they hold",
         "checkpoint verify runs/a": "read every file",

@@ -26,6 +26,7 @@ COMMANDS = {
     "config": "print the resolved configuration of a run as YAML (also: --cfg job)",
     "verify": "verify A B recipe=NAME: a few steps under two strategies (local, ddp@2, ...), and where they differ",
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
+    "doctor": "doctor [FOLDER]: try out what runs need of this machine: ok, warning or fault, with the remedy",
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
     "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
     "report": "report RUN [RUN ...]: one HTML page about runs: curves, events, where the time went; to=FILE",

@@ -87,6 +87,7 @@ def test_the_commands() -> None:
         "doctor",
         "checkpoint",
         "audit",
+        "top",
         "report",
         "runs",
         "diff",

@@ -15,6 +15,7 @@ EXAMPLES = {
         "checkpoint verify runs/a": "read every file",
     },
     "audit": {"audit runs/a": "whether anything was lost, and where the time went"},
+    "top": {"top runs/a": "where its ranks are"},
     "report": {
         "report runs/a": "writes runs/a/report.html",
         "report runs/a runs/b to=both.html": "both in the same charts, and what differs",

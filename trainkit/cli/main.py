@@ -29,6 +29,7 @@ COMMANDS = {
     "doctor": "doctor [FOLDER]: try out what runs need of this machine: ok, warning or fault, with the remedy",
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
     "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
+    "top": "top [RUN]: where every rank is, live, from the run folder alone; q ends it",
     "report": "report RUN [RUN ...]: one HTML page about runs: curves, events, where the time went; to=FILE",
     "runs": "runs ls|show|compare|rm RUN: runs by what they have learnt; rm deletes their folders",
     "diff": "diff RUN RUN: keys and versions that differ, and the first step whose loss does",

@@ -1,4 +1,5 @@
-"""doctor [FOLDER]: whether this machine can train, and what to do where it cannot. What can be tried is tried: two ranks meet and add numbers up, and files are written to the disk of FOLDER (by default the working directory)."""
+"""doctor [FOLDER]: whether this machine can train, and what to do where it cannot. What can be tried is tried: two
+ranks meet and add numbers up, and files are written to the disk of FOLDER (by default the working directory)."""
 
 from __future__ import annotations
 

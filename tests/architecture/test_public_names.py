@@ -93,5 +93,6 @@ def test_the_commands() -> None:
         "diff",
         "slurm",
         "jobs",
+        "completion",
         "mlflow",
     ]

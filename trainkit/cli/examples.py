@@ -33,5 +33,6 @@ EXAMPLES = {
         "jobs status runs/a": "where it stands",
         "jobs stop runs/a": "save and leave",
     },
+    "completion": {"completion bash": 'for ~/.bashrc: eval "$(trainkit completion bash)"'},
     "mlflow": {"mlflow sync runs/a": "send what the tracker has missed"},
 }

@@ -35,6 +35,7 @@ COMMANDS = {
     "diff": "diff RUN RUN: keys and versions that differ, and the first step whose loss does",
     "slurm": "slurm render|check|submit recipe=NAME: a run as a Slurm job; slurm job: what its batch script calls",
     "jobs": "jobs ls|status|logs|stop RUN: runs from any machine that sees their folder",
+    "completion": "completion bash|zsh|fish: a script by which that shell completes commands, keys and choices",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
 }
 

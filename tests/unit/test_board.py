@@ -40,6 +40,7 @@ def test_it_tells_where_each_rank_is_and_how_fast(folder: RunFolder) -> None:
     assert time.time() - at < 5 and attempt == 1
     assert ranks[0] == Standing(0, "n1", 14, "training", pytest.approx(2, abs=0.5), 2.5, 2**30)  # type: ignore[arg-type]
     assert (ranks[1].section, ranks[1].pace, ranks[1].memory) == ("saving", 2.0, 2**29)
+    pulse.beat(0, 20, "training")
     board.write(2, pulse.all(), [("n1", 0), ("n2", 0)])  # a new attempt: what was before does not count
     assert [rank.pace for rank in read(folder)[2]] == [None, None]
     assert [path.name for path in (folder.root / "logs").iterdir()] == ["ranks.json"]

@@ -128,3 +128,9 @@ def test_over_time_it_comes_to_the_same(tmp_path: Path) -> None:
     assert shares[2][1] == pytest.approx((7 + 20 + 120 - 105 - 2) / 120)
     # The 8.5 s from the last row to the save, and the stall in them, are told by no row of the first attempt.
     assert shares[-1][1] * 165 == pytest.approx(parts.training - 8)
+
+
+def test_over_time_what_a_run_went_back_behind_is_lost(tmp_path: Path) -> None:
+    events = [launch(0), start(10), save(50, 4, 2, 1), {"event": "rollback", "time": 80, "to": 4}]
+    made(tmp_path, [*events, {"event": "end", "time": 100}], [row(40, 4), row(100, 6)])
+    assert over_time(Journal(RunFolder(tmp_path)))[-1] == (100, pytest.approx((30 + 60 - 31 - 1) / 100))

@@ -10,7 +10,7 @@ PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
 MPI := openmpi-bin iproute2
 
-.PHONY: run test test-all drills install slurm-here mpi-here horovod golden bench soak clean help
+.PHONY: run test test-all drills install slurm-here mpi-here chromium-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -46,6 +46,12 @@ mpi-here:
 	$(@D)/bin/python -m pip --disable-pip-version-check install -q $(if $(findstring airflow,$@),$(AIRFLOW),$(PREFECT))
 	@touch $@
 
+# A browser for tests/e2e/test_report.py.
+chromium-here:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } \
+	    || echo "the tests of a report in a browser are passed over; for them, as root: apt-get install chromium"
+
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
 	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,ray,sweep,test]'
@@ -64,7 +70,7 @@ test: $(VENV)/.installed-test slurm-here mpi-here
 	$(BIN)/python -m pytest -m "not slow"
 
 # make test-all   the slow tests too
-test-all: test .venv-airflow/.installed .venv-prefect/.installed
+test-all: test .venv-airflow/.installed .venv-prefect/.installed chromium-here
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for

@@ -36,6 +36,7 @@ from typing import Any
 import yaml
 
 from trainkit import rank
+from trainkit.board import Board
 from trainkit.checkpoint import leaving, memory
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
@@ -133,7 +134,7 @@ class Agent:
         self.on_cpu = device == "cpu" or (device == "auto" and not _machine.gpus())
         self.sizes, self.first, self.pulse = sizes, attempt, Pulse(sizes[-1])
         self.held, self.asked = 0, False  # the newest step that a rank holds; to leave, so that others may be taken in
-        self.nodes = nodes
+        self.nodes, self.board = nodes, Board(folder)
         self.ranks = self.crew(spares)
 
     def crew(self, spares: int) -> Ranks | NodeRanks:
@@ -184,6 +185,8 @@ class Agent:
                 self.let_settle(watch.usual)
                 return found
             self.look_for_orders()
+            if self.board.due():
+                self.board.write(state.attempt, pulse.all(), ranks.places())
             next(self.warming, None)
             if recovery.due(recovery.back(state, ranks.gone()), time.monotonic()):
                 self.asked = True

@@ -205,6 +205,7 @@ class Keeper:
         return {
             "beats": [[number, beat.step, beat.section, now - beat.at] for number, beat in beats],
             "cpu": crew.cpu(),
+            "memory": [bytes_held for _, bytes_held in crew.places()],
         }
 
     def state(self, crew: Ranks) -> dict[str, object]:

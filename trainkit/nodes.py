@@ -256,6 +256,14 @@ class NodeRanks:
     def cpu(self) -> list[float]:
         return [seconds for state in self._states() for seconds in state["cpu"]]
 
+    def places(self) -> list[tuple[str, int]]:
+        """As Ranks.places; of a rank whose keeper has told nothing yet, no bytes."""
+        held: dict[int, int] = {}
+        for keeper in self._mine():
+            numbers = sorted(self._part(keeper, self._seats)[0])
+            held.update(zip(numbers, keeper.state.get("memory", ()), strict=False))
+        return [(self._keeper(rank).host, held.get(rank, 0)) for rank in range(len(self._seats))]
+
     def alive(self) -> list[int]:
         self._pump()
         return sorted(rank for state in self._states() for rank in state["alive"])

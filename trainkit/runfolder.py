@@ -8,6 +8,7 @@
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
     RUN/logs/attempt_A/rank_R.log
+    RUN/logs/ranks.json            where every rank is, now and then
     RUN/model/                     the exported model
     RUN/summary.json
 
@@ -103,6 +104,11 @@ class RunFolder:
     @property
     def ranks_lock(self) -> Path:
         return self.root / "logs" / "ranks.lock"
+
+    @property
+    def ranks(self) -> Path:
+        """Where every rank is, as the agent last wrote it (board.py)."""
+        return self.root / "logs" / "ranks.json"
 
     @property
     def memory(self) -> Path:

@@ -18,6 +18,7 @@ import yaml
 
 from tests.unit.conftest import until, write
 from trainkit import nodes
+from trainkit.board import read
 from trainkit.config import compose
 from trainkit.launcher._address import candidates
 from trainkit.launcher._order import Order
@@ -204,6 +205,8 @@ def test_a_rank_that_hangs_on_the_other_machine(begun: Begin) -> None:
 def test_it_is_asked_to_stop(begun: Begin) -> None:
     job, folder = begun("train.steps=4000")
     started(folder)
+    until(lambda: all(rank.memory for rank in read(folder)[2]) and len(read(folder)[2]) == 2, "both are told of", 30)
+    assert len({rank.host for rank in read(folder)[2]}) == 2
     job.stop()
     go(folder)
     assert ended(job) == 75

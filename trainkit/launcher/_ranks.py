@@ -92,6 +92,12 @@ class Member:
             return float(times.user + times.system)
         return 0.0
 
+    def memory(self) -> int:
+        """Bytes that it holds; 0 once it is gone."""
+        with suppress(psutil.NoSuchProcess):
+            return int(psutil.Process(self.pid).memory_info().rss)
+        return 0
+
     def hear(self) -> None:
         """Note what it has said."""
         with suppress(EOFError, ConnectionResetError):  # it is gone
@@ -211,6 +217,11 @@ class Ranks:
     def cpu(self) -> list[float]:
         """Seconds of processor time that each rank has used."""
         return [member.cpu() for member in self._members.values()]
+
+    def places(self) -> list[tuple[str, int]]:
+        """On which host each rank is, and how many bytes it holds."""
+        host = socket.gethostname()
+        return [(host, member.memory()) for _, member in sorted(self._members.items())]
 
     def stopped(self) -> list[int]:
         """The ranks whose process was stopped by a signal."""

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from trainkit.cli.jobs import usage
 from trainkit.errors import ConfigError, Problem
@@ -32,6 +31,7 @@ class Standing:
     state: str
     job: str | None
     step: int
+    loss: float | None = None
     note: str = ""
     successor: str | None = None
 
@@ -53,8 +53,11 @@ def _from_folder(folder: RunFolder) -> Standing:
     kinds = [event["event"] for event in events if event["event"] in ("launch", "end", "requeue")]
     known = _submit.read(folder)
     job = known.get("job")
-    step = max((row["step"] for row in read_lines(folder.metrics)), default=0)
-    here = Standing(folder=folder, state="unclear", job=job, step=step, successor=known.get("successor"))
+    rows = [*read_lines(folder.metrics)]
+    step = max((row["step"] for row in rows), default=0)
+    loss = next((row["loss"] for row in reversed(rows) if "loss" in row), None)
+    here = Standing(folder=folder, state="unclear", job=job, step=step, loss=loss)
+    here = replace(here, successor=known.get("successor"))
     if kinds and kinds[-1] == "end" and folder.summary.exists() and not _newer(folder.job, folder.summary):
         return replace(here, state=json.loads(folder.summary.read_text())["status"])
     age = _age(folder.heartbeat)
@@ -130,10 +133,3 @@ def one(words: Sequence[str], name: str) -> Path:
         found = f"{root} is no run folder: it has no config.yaml, job.json or sweep.json"
         raise ConfigError([Problem("", "", found, "`trainkit jobs ls FOLDER` shows the runs in a folder")])
     return root
-
-
-def describe(event: Mapping[str, Any]) -> str:
-    """One line of an event, for a person."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
-    told = {key: value for key, value in event.items() if key not in ("event", "time", "traceback", "path", "log")}
-    return f"{when}  {event['event']:8}  " + ", ".join(f"{key} {value}" for key, value in told.items())

@@ -91,6 +91,7 @@ def test_a_worker_that_is_killed_is_replaced(cluster: Cluster, begin: Begin, und
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_a_rank_that_is_killed_starts_again_in_its_worker(
     cluster: Cluster, begin: Begin, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ EXAMPLES = {
     },
     "diff": {"diff runs/a runs/b": "why do these two not learn the same?"},
     "slurm": {"slurm render recipe=image_classification launcher=slurm run.dir=runs/c": "the batch script"},
-    "ray": {"ray render recipe=image_classification run.dir=/shared/runs/c": "manifests for KubeRay and ray up"},
+    "ray": {"ray render rayjob recipe=image_classification run.dir=/shared/runs/c": "a manifest for KubeRay"},
     "jobs": {
         "jobs ls runs": "every run",
         "jobs status runs/a": "where it stands",

@@ -44,7 +44,7 @@ def test_commands_keys_and_choices(shell: str, tmp_path: Path) -> None:
     assert offered(shell, "trainkit au", tmp_path) == {"audit"}
     assert offered(shell, "trainkit recipe=mine train.st", tmp_path) == {"train.steps="}
     files = {"conf/"} if shell == "fish" else set()  # fish offers them beside the words
-    assert offered(shell, "trainkit jobs ", tmp_path) - files == {"ls", "status", "logs", "stop"}
+    assert offered(shell, "trainkit jobs ", tmp_path) - files == {"ls", "status", "logs", "wait", "stop"}
     assert "strategy.timeout_s=" in offered(shell, "trainkit validate recipe=mine stra", tmp_path)
 
 

@@ -70,7 +70,7 @@ test: $(VENV)/.installed-test slurm-here mpi-here
 	$(BIN)/python -m pytest -m "not slow"
 
 # make test-all   the slow tests too
-test-all: test .venv-airflow/.installed .venv-prefect/.installed chromium-here
+test-all: test .venv-prefect/.installed chromium-here
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for

@@ -116,6 +116,7 @@ def as_undisturbed(folder: RunFolder, whole: Path, shared_memory: set[str]) -> N
     assert {path.name for path in Path("/dev/shm").iterdir()} <= shared_memory
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("places", [1, pytest.param(2, marks=pytest.mark.drill)])
 def test_a_job_that_goes_down_with_a_machine_goes_on_from_memory(
     places: int, begun: Begin, whole: Callable[[int], Path], shared_memory: set[str]
@@ -153,6 +154,7 @@ def test_what_a_machine_has_left_is_moved_to_the_disk_where_the_run_cannot_do_wi
     as_undisturbed(folder, whole(2), shared_memory)
 
 
+@pytest.mark.drill
 def test_a_run_that_can_do_without_a_machine_goes_on_from_the_memory_of_the_other(
     begun: Begin, shared_memory: set[str]
 ) -> None:

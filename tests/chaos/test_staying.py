@@ -14,7 +14,7 @@ from tests.e2e.command import Running, curve, done, events, last_step, saved, tr
 SHORT = (*WORDS, "train.steps=80", "checkpoint.every=null", "launcher.ranks=3")
 STRATEGIES = [
     pytest.param("ddp"),
-    pytest.param("accelerate", marks=pytest.mark.slow),
+    pytest.param("accelerate", marks=(pytest.mark.slow, pytest.mark.drill)),
 ]
 
 

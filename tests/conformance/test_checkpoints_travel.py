@@ -134,7 +134,8 @@ def written(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        *(*WALK, *VARIANTS),
+        *WALK,
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in VARIANTS),
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW),
         *(pytest.param(*pair, marks=(pytest.mark.slow, pytest.mark.drill)) for pair in DRILLS),
     ],

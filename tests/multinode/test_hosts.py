@@ -80,6 +80,7 @@ def test_a_machine_is_lost_and_comes_back(hosts: Hosts, tmp_path: Path) -> None:
     whole(run)
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_the_machine_that_leads_is_lost(hosts: Hosts, undisturbed: Path, tmp_path: Path) -> None:
     """The other one waits; the same command on the first goes on."""
@@ -110,6 +111,7 @@ def test_a_cable_is_cut_and_healed(hosts: Hosts, tmp_path: Path) -> None:
     assert (lead.wait(), guest.wait()) == (75, 75)
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_either_may_be_asked_to_stop(hosts: Hosts, tmp_path: Path) -> None:
     lead = begin(hosts, "a", tmp_path, *TWO, *LONG)

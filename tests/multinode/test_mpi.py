@@ -50,6 +50,7 @@ def test_a_run_is_the_same_under_mpirun(undisturbed: Path, tmp_path: Path) -> No
     assert [start["ranks"] for start in events(tmp_path / "run", "start")] == [2, 2]
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_mpirun_is_asked_to_stop(tmp_path: Path) -> None:
     """By a signal that it passes on, and by one that ends it, with time to save."""

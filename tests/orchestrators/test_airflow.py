@@ -40,6 +40,7 @@ def triggered(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=folder, env=env(folder), stdout=out, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_a_run_that_fails_is_tried_again_and_goes_on_from_its_checkpoint(folder: Path) -> None:
     (folder / "broken").touch()

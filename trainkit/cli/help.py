@@ -30,7 +30,7 @@ KEY = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?P<value>[^#]*)(#\s*(?P<comment
 
 def main(words: Sequence[str]) -> int:
     """Of everything, or of the command that the first word is."""
-    if [*words] == ["sweep"]:
+    if [*words[:1]] == ["sweep"]:
         from trainkit.cli.sweep.options import explain
 
         return explain()

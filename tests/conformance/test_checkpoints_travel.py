@@ -135,9 +135,8 @@ def written(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     ("before", "after"),
     [
         *WALK,
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in VARIANTS),
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW),
-        *(pytest.param(*pair, marks=(pytest.mark.slow, pytest.mark.drill)) for pair in DRILLS),
+        *(pytest.param(*pair, marks=(pytest.mark.slow, pytest.mark.drill)) for pair in [*VARIANTS, *DRILLS]),
     ],
     ids=lambda cell: f"{cell[0]}@{cell[1]}",
 )

@@ -125,6 +125,7 @@ def test_a_node_that_is_killed_is_done_without(
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_it_goes_on_with_fewer_nodes_and_takes_one_in_that_joins(
     cluster: Cluster, begin: Begin, tmp_path: Path
 ) -> None:

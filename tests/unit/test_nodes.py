@@ -144,7 +144,9 @@ def test_the_rank_on_the_other_machine_stays(begun: Begin) -> None:
     started(folder, attempts=2)
     assert processes(0, "rank") == before
     (failure,), (_, again) = events(folder, "failure"), events(folder, "start")
-    assert (failure["host"], again["step"]) == ("fake1", failure["step"] - 1)
+    assert failure["host"] == "fake1"
+    # It died in a step; its gradients were in the sum of that, or they were not.
+    assert again["step"] in (failure["step"] - 1, failure["step"])
     assert events(folder, "save") == []
     job.stop()
     assert ended(job) == 75

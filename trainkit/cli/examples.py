@@ -7,7 +7,7 @@ EXAMPLES = {
     "ls": {"ls strategy": "the strategies, and what each one is"},
     "validate": {"validate recipe=image_classification strategy=ddp launcher.ranks=2": "what would run"},
     "config": {"config recipe=image_classification": "every key that the run would have"},
-    "verify": {"verify local ddp@2 recipe=image_classification": "the same steps alone and on two ranks"},
+    "verify": {"verify local ddp@2 recipe=image_classification recipe.dropout=0.0": "alone and on two ranks"},
     "env": {"env": "one block for a bug report"},
     "doctor": {"doctor runs": "can this machine train, with runs on this disk?"},
     "checkpoint": {

@@ -34,6 +34,7 @@ WORDS = {
     "recipe.width=int(interval(8,64))": "any whole number between them",
 }
 EXAMPLES = (
+    "sweep recipe=image_classification train.seed=1,2 train.steps=2",
     "sweep recipe=llm_finetune optimizer.lr=1e-4,3e-4 train.seed=1,2,3 run.dir=runs/lr",
     "sweep recipe=image_classification 'optimizer.lr=tag(log,interval(1e-4,1e-1))' --sampler tpe --trials 50",
     "sweep recipe=llm_finetune optimizer.lr=1e-4,3e-4 launcher=slurm launcher.sbatch.throttle=2 run.dir=/shared/lr",

@@ -21,6 +21,7 @@ import errno
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -142,6 +143,11 @@ def own(folder: RunFolder, job: str) -> None:
     folder.owner.parent.mkdir(parents=True, exist_ok=True)
     replace_text(folder.owner, job)
     os.environ |= {OWNER: job, OWNER_FILE: str(folder.owner)}
+
+
+def own_here(folder: RunFolder, attempt: int) -> None:
+    """The same for this process, from its `attempt` on: where no scheduler has a name for it."""
+    own(folder, f"{socket.gethostname()}-{os.getpid()}.{attempt}")
 
 
 def ownership() -> dict[str, str]:

@@ -33,6 +33,13 @@ def upside_down(key: str, value: int | str, what: str) -> Iterator[Problem]:
         yield Problem(key, value, found, f"set {key}={ends[1]}:{ends[0]}")
 
 
+def crowded(cluster: Cluster, place: str, hint: str) -> Iterator[Problem]:
+    """What is wrong with more ranks than GPUs. `place`: what each of the hosts is called."""
+    gpus, each = cluster.gpus // cluster.hosts, cluster.ranks // cluster.hosts
+    if gpus and each > gpus:
+        yield Problem("launcher.ranks", each, f"{place} has {gpus} GPU(s), and every rank needs its own", hint)
+
+
 def several(one: Cluster, nodes: tuple[int, int], each: int) -> Cluster:
     """As many machines like `one` as `nodes` says, with `each` ranks; and as few."""
     least, most = nodes

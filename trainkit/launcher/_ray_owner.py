@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import psutil
 
 from trainkit.errors import ConfigError, Problem
-from trainkit.launcher._watched import BEAT_S
-from trainkit.runfolder import OWNER, OWNER_FILE, RunFolder, replace_text
+from trainkit.launcher._watched import FRESH_S
+from trainkit.runfolder import RunFolder, own
 
-FRESH_S = 6 * BEAT_S
 LOOK_S = 0.5
 
 
@@ -22,9 +20,7 @@ def take_over(folder: RunFolder, name: str) -> None:
     """Make `name` the owner of `folder`: what an earlier command has left anywhere writes no more. Raises ConfigError
     if another command is at work."""
     until_silent(folder)
-    folder.owner.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(folder.owner, name)
-    os.environ |= {OWNER: name, OWNER_FILE: str(folder.owner)}
+    own(folder, name)
 
 
 def until_silent(folder: RunFolder) -> None:

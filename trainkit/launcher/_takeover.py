@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from trainkit.errors import ConfigError, Problem
 from trainkit.launcher import _submit
 from trainkit.launcher._sbatch import SCRIPT
-from trainkit.launcher._watched import BEAT_S
+from trainkit.launcher._watched import FRESH_S
 from trainkit.runfolder import RunFolder, own
 
 BEFORE = "TRAINKIT_JOB_BEFORE"
-FRESH_S = 6 * BEAT_S
 NO_CHAIN = Problem(
     "launcher.restart",
     "chain",

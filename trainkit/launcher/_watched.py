@@ -12,6 +12,7 @@ from trainkit.protocols import Job
 from trainkit.runfolder import RunFolder, replace_text
 
 BEAT_S = 5.0
+FRESH_S = 6 * BEAT_S  # without a sign of life for so long, nobody is at work
 
 
 class Watched:

@@ -7,7 +7,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from trainkit.launcher._order import Order
 from trainkit.launcher._visit import Visit
 from trainkit.launcher._watched import Watched
 from trainkit.protocols import Cluster, Job, Strategy
-from trainkit.runfolder import RunFolder, own
+from trainkit.runfolder import RunFolder, own_here
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -66,12 +65,8 @@ class Local:
             *_hosts.upside_down("launcher.ranks", self.ranks, "ranks"),
             *_hosts.upside_down("launcher.nodes", self.nodes, "nodes"),
         ]
-        if cluster.gpus and cluster.ranks > cluster.gpus:
-            said = f"this machine has {cluster.gpus // cluster.hosts} GPU(s), and every rank needs its own"
-            each = cluster.ranks // cluster.hosts
-            hint = f"set launcher.ranks={cluster.gpus // cluster.hosts}, or train.device=cpu"
-            found.append(Problem("launcher.ranks", each, said, hint))
-        return [*found, *self._of_meeting(cluster)]
+        hint = f"set launcher.ranks={cluster.gpus // cluster.hosts}, or train.device=cpu"
+        return [*found, *_hosts.crowded(cluster, "this machine", hint), *self._of_meeting(cluster)]
 
     def _of_meeting(self, cluster: Cluster) -> Iterator[Problem]:
         """What several machines need, and cannot have."""
@@ -98,25 +93,28 @@ class Local:
         return _hosts.visit(self.rendezvous, self.head, words, cluster, self.wait_s)
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> Job:
-        sizes = [*cluster.fewer, cluster.ranks]
         if self.rendezvous is None:
-            return LocalJob(order_agent(run, sizes, attempt, spares=self.spares))
+            return LocalJob(order_agent(run, cluster, attempt, spares=self.spares))
         folder = RunFolder(run)
-        own(folder, f"{socket.gethostname()}-{os.getpid()}.{attempt}")
-        order = _hosts.order(self.rendezvous, folder, cluster, self.lost_s, self.wait_s)
-        return Watched(LocalJob(order_agent(run, sizes, attempt, order)), folder)
+        own_here(folder, attempt)
+        return lead(run, cluster, attempt, _hosts.order(self.rendezvous, folder, cluster, self.lost_s, self.wait_s))
+
+
+def lead(run: Path, cluster: Cluster, attempt: int, order: Order) -> Watched:
+    """Have the agent run the ranks of `cluster` on several machines; whoever sees the run folder knows that it does."""
+    return Watched(LocalJob(order_agent(run, cluster, attempt, order)), RunFolder(run))
 
 
 def order_agent(
-    run: Path, sizes: Sequence[int], attempt: int, order: Order | None = None, spares: int = 0
+    run: Path, cluster: Cluster, attempt: int, order: Order | None = None, spares: int = 0
 ) -> subprocess.Popen[bytes]:
-    """The warm agent, if there is one, or another, with its order: to run `sizes` ranks, on several machines if there
-    is an `order` for them."""
+    """The warm agent, if there is one, or another, with its order: to run the ranks of `cluster`, on several machines
+    if there is an `order` for them."""
     RunFolder(run).logs(attempt).mkdir(parents=True)
     agent = warm.pop() if warm else start_agent()
     if agent.stdin is None:
         raise TrainkitError("the agent has no stdin to take its order from")
-    words = [str(run), sizes, spares, attempt, *([asdict(order)] if order else [])]
+    words = [str(run), [*cluster.fewer, cluster.ranks], spares, attempt, *([asdict(order)] if order else [])]
     with agent.stdin as stdin:
         stdin.write(json.dumps(words).encode() + b"\n")
     return agent

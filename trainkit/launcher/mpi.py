@@ -7,7 +7,6 @@ Of MPI only the variables are used by which a task knows its number.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,9 @@ from trainkit.launcher._order import Order
 from trainkit.launcher._seat import MPI, Seat
 from trainkit.launcher._visit import Visit
 from trainkit.launcher._watched import Watched
-from trainkit.launcher.local import LocalJob, order_agent
+from trainkit.launcher.local import lead
 from trainkit.protocols import Cluster, Strategy
-from trainkit.runfolder import RunFolder, own, ownership
+from trainkit.runfolder import RunFolder, own_here, ownership
 
 SIZES = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"), ("PMI_SIZE", "MPI_LOCALNRANKS"))
 """Variables that say how many tasks there are, and how many of them on this machine."""
@@ -75,7 +74,7 @@ class Mpi:
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> Watched:
         folder = RunFolder(run)
-        own(folder, f"{socket.gethostname()}-{os.getpid()}.{attempt}")
+        own_here(folder, attempt)
         order = Order(
             start=(),
             keepers=cluster.ranks,
@@ -87,7 +86,7 @@ class Mpi:
             address="127.0.0.1" if cluster.hosts == 1 else None,
             invitation=str(folder.invitation),
         )
-        return Watched(LocalJob(order_agent(run, [*cluster.fewer, cluster.ranks], attempt, order)), folder)
+        return lead(run, cluster, attempt, order)
 
 
 def tasks() -> tuple[int, int] | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from trainkit.launcher import _hosts, _ray_check, _ray_owner, local
 from trainkit.launcher._order import Order
 from trainkit.launcher._watched import Watched
 from trainkit.protocols import Cluster, Strategy
-from trainkit.runfolder import OWNER, OWNER_FILE, RunFolder
+from trainkit.runfolder import RunFolder, ownership
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +69,7 @@ class Ray:
         gpus = 0 if device == "cpu" else self.gpus
         one = Cluster(hosts=1, ranks=0, gpus=gpus, cores=self.cpus)
         each = strategy.ranks(one) if self.ranks == "auto" else int(self.ranks)
-        whole = replace(one, hosts=most, ranks=most * each, gpus=most * gpus, cores=most * each * self.cpus)
-        return replace(whole, fewer=tuple(n * each for n in range(min(least, most), most)))
+        return _hosts.several(replace(one, cores=each * self.cpus), (least, most), each)
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         return [*self._problems(cluster)]
@@ -80,14 +78,8 @@ class Ray:
         if importlib.util.find_spec("ray") is None:
             said, hint = "Ray is not installed here", "pip install 'trainkit[ray]', or set launcher=local"
             yield Problem("launcher", "ray", said, hint)
-        least, most = self.span
-        if least > most:
-            said = f"{least} workers at least are more than {most} at most"
-            yield Problem("launcher.workers", self.workers, said, f"set launcher.workers={most}:{least}")
-        each = cluster.ranks // cluster.hosts
-        if cluster.gpus and each > self.gpus:
-            said = f"a worker has {self.gpus} GPU(s), and every rank needs its own"
-            yield Problem("launcher.ranks", each, said, "set fewer, more launcher.gpus, or train.device=cpu")
+        yield from _hosts.upside_down("launcher.workers", self.workers, "workers")
+        yield from _hosts.crowded(cluster, "a worker", "set fewer, more launcher.gpus, or train.device=cpu")
         for name in self.resources:
             if (ours := {"CPU": "cpus", "GPU": "gpus"}.get(name)) is not None:
                 said, hint = f"is set by launcher.{ours}", f"set launcher.{ours}"
@@ -106,8 +98,7 @@ class Ray:
         folder = RunFolder(run)
         owner = f"ray-{uuid.uuid4().hex[:12]}"
         _ray_owner.take_over(folder, owner)
-        agent = local.order_agent(run, [*cluster.fewer, cluster.ranks], attempt, self.order(run, cluster))
-        return Watched(local.LocalJob(agent), folder)
+        return local.lead(run, cluster, attempt, self.order(run, cluster))
 
     def order(self, run: Path, cluster: Cluster) -> Order:
         """What the agent needs to know of the workers."""
@@ -117,7 +108,7 @@ class Ray:
             keepers=cluster.hosts,
             places=cluster.ranks // cluster.hosts,
             lost_s=self.lost_s,
-            owner={name: os.environ[name] for name in (OWNER, OWNER_FILE)},
+            owner=ownership(),
             wait_s=self.start_s,
             remote=True,
             renews=True,

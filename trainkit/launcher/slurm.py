@@ -22,7 +22,7 @@ from trainkit.launcher import _hosts, _machine, _sbatch, _submit, local
 from trainkit.launcher._order import Order
 from trainkit.launcher._watched import Watched
 from trainkit.protocols import Cluster, Strategy
-from trainkit.runfolder import RunFolder, ownership
+from trainkit.runfolder import ownership
 
 Option = str | int | float | bool | None
 OURS = {
@@ -113,19 +113,13 @@ class Slurm:
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         least, most = self.span
-        found = []
-        if least > most:
-            said = f"{least} nodes at least are more than {most} at most"
-            found.append(Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={most}:{least}"))
-        elif self.runs_here and not least <= cluster.hosts <= most:
+        found = [*_hosts.upside_down("launcher.nodes", self.nodes, "nodes")]
+        if not found and self.runs_here and not least <= cluster.hosts <= most:
             said = f"this job has {cluster.hosts} node(s)"
             found.append(
                 Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={cluster.hosts}, or sbatch -N")
             )
-        each = cluster.ranks // cluster.hosts
-        if cluster.gpus and each > cluster.gpus // cluster.hosts:
-            said = f"a node has {cluster.gpus // cluster.hosts} GPU(s), and every rank needs its own"
-            found.append(Problem("launcher.ranks", each, said, "set fewer, more launcher.gpus, or train.device=cpu"))
+        found += _hosts.crowded(cluster, "a node", "set fewer, more launcher.gpus, or train.device=cpu")
         return [*found, *self._of_options(), *self._of_arrays()]
 
     def _of_options(self) -> Iterator[Problem]:
@@ -165,8 +159,7 @@ class Slurm:
         """Start the ranks on the nodes of this job."""
         if not in_job():
             raise TrainkitError("launcher=slurm starts ranks inside a Slurm job only; launcher.submit=true makes one")
-        agent = local.order_agent(run, [*cluster.fewer, cluster.ranks], attempt, self.order(cluster))
-        return Watched(local.LocalJob(agent), RunFolder(run))
+        return local.lead(run, cluster, attempt, self.order(cluster))
 
     def order(self, cluster: Cluster) -> Order:
         """What the agent needs to know of the nodes."""

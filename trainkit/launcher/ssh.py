@@ -4,10 +4,8 @@ agent, are where it is typed, which need not be one of them."""
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +19,9 @@ from trainkit.errors import Problem
 from trainkit.launcher import _hosts, _machine
 from trainkit.launcher._order import Order
 from trainkit.launcher._watched import Watched
-from trainkit.launcher.local import LocalJob, order_agent
+from trainkit.launcher.local import lead
 from trainkit.protocols import Cluster, Strategy
-from trainkit.runfolder import RunFolder, own, ownership
+from trainkit.runfolder import RunFolder, own_here, ownership
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +65,14 @@ class Ssh:
         if shutil.which(self.command[0]) is None:
             said = f"there is no program {self.command[0]}"
             found.append(Problem("launcher.ssh", self.ssh, said, "install an ssh client (openssh-client)"))
-        if cluster.gpus and cluster.ranks > cluster.gpus:
-            said = f"a machine has {cluster.gpus // cluster.hosts} GPU(s), and every rank needs its own"
-            each = cluster.ranks // cluster.hosts
-            found.append(Problem("launcher.ranks", each, said, "set fewer, launcher.gpus, or train.device=cpu"))
-        return found
+        return [*found, *_hosts.crowded(cluster, "a machine", "set fewer, launcher.gpus, or train.device=cpu")]
 
     @property
     def command(self) -> list[str]:
         return shlex.split(self.ssh)
 
     def start(self, run: Path, cluster: Cluster, attempt: int) -> Watched:
-        folder = RunFolder(run)
-        own(folder, f"{socket.gethostname()}-{os.getpid()}.{attempt}")
+        own_here(RunFolder(run), attempt)
         plan: Mapping[str, Any] = {"hosts": self.hosts, "ssh": self.command, "export": self.export}
         order = Order(
             start=(sys.executable, "-m", "trainkit.launcher._ssh", json.dumps(plan)),
@@ -90,4 +83,4 @@ class Ssh:
             owner=ownership(),
             remote=True,
         )
-        return Watched(LocalJob(order_agent(run, [*cluster.fewer, cluster.ranks], attempt, order)), folder)
+        return lead(run, cluster, attempt, order)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainkit.cli.doctor.check import Check, least
-from trainkit.cli.jobs.state import FRESH_S
 from trainkit.cli.terminal import size
+from trainkit.launcher._watched import FRESH_S
 
 GIB = float(2**30)
 WRITTEN, PIECE, SYNCS = 64 * 2**20, 2**20, 20

@@ -15,9 +15,9 @@ from trainkit.cli.jobs import usage
 from trainkit.errors import ConfigError, Problem
 from trainkit.launcher import _control, _submit
 from trainkit.launcher._control import JobState
+from trainkit.launcher._watched import FRESH_S
 from trainkit.runfolder import RunFolder, read_lines
 
-FRESH_S = 30.0
 DEPTH = 3
 
 

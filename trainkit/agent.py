@@ -130,8 +130,7 @@ class Agent:
         self.policy, self.limits = Recovery(**config["recovery"]), Watchdog(**config["watchdog"])
         hours = config["run"]["max_hours"]
         self.hours, self.until = hours, math.inf if hours is None else time.monotonic() + 3600 * hours
-        device = config["train"]["device"]
-        self.on_cpu = device == "cpu" or (device == "auto" and not _machine.gpus())
+        self.device = config["train"]["device"]
         self.sizes, self.first, self.pulse = sizes, attempt, Pulse(sizes[-1])
         self.held, self.asked = 0, False  # the newest step that a rank holds; to leave, so that others may be taken in
         self.nodes, self.board = nodes, Board(folder)
@@ -144,8 +143,7 @@ class Agent:
 
     def supervise(self) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
-        gone = [] if self.nodes is None else self.nodes.roll.gone()
-        code, state = EXIT_FAILED, recovery.start(self.first, self.sizes, self.regular(), gone)
+        code, state = EXIT_FAILED, recovery.start(self.first, self.sizes, self.regular(), self.ranks.gone())
         self.warming = warm_up(self.folder.modules(self.first)) if self.nodes is None else iter(())
         try:
             while state.phase == "running":
@@ -178,7 +176,7 @@ class Agent:
     def watch(self, state: recovery.State, logs: Path) -> Outcome | failure.Failure:
         """How the attempt ends."""
         ranks, pulse = self.ranks, self.pulse
-        watch, self.asked = Watch(self.limits, max(self.newest(), self.held), ranks.cpu if self.on_cpu else None), False
+        watch, self.asked = Watch(self.limits, max(self.newest(), self.held), self.cpu), False
         while (outcome := ranks.wait(LOOK_S)) is None:
             if (silence := watch.look(pulse.all(), time.monotonic())) is not None:
                 found = hung(ranks, pulse, logs, silence)
@@ -198,6 +196,11 @@ class Agent:
         if isinstance(outcome, failure.Failure):  # a machine is lost, and those on others hold the newest step
             self.let_settle(watch.usual)
         return outcome
+
+    def cpu(self) -> Sequence[float]:
+        """Seconds of processor time that each rank has used, where they compute on processors."""
+        on_gpus = self.device == "cuda" or (self.device == "auto" and _machine.gpus() > 0)
+        return () if on_gpus else self.ranks.cpu()
 
     def let_settle(self, step_s: float) -> None:
         """Wait for those that outlive a fault: a collective fails, and they stand by or leave (rank.py). A rank comes

@@ -131,7 +131,8 @@ class Keeper:
         if what == "begin":
             self.begin(message)
         elif what == "ping":
-            self.wire.send("alive")  # or one without ranks would be taken for lost
+            if not self.numbers:  # else how the ranks are is told as often
+                self.wire.send("alive")
         elif what == "keep":
             self.keep({*message["ranks"]})
             self.wire.send("kept")
@@ -173,9 +174,6 @@ class Keeper:
         if self.moving is not None and self.moving.done():
             self.wire.send("memory", **self.moving.result())
             self.moving = None
-        elif self.moving is not None and time.monotonic() - self.told_at > STATE_S:
-            self.told_at = time.monotonic()
-            self.wire.send("alive")
         if self.crew is None or not self.numbers:
             time.sleep(GLANCE_S)
             return

@@ -9,8 +9,8 @@ stall    until the loop may change the weights. The control is a copy of all ten
          that copies can take less
 durable  until the checkpoint may be relied on: for trainkit that is digested, synced and committed. The others digest
          nothing, and DCP alone syncs. The control is a plain write of the same bytes into one file, synced
-load     from files that the system has in memory into the tensors of the state, for trainkit after all are verified.
-         The control is a plain read of the same bytes into those tensors
+load     from the disk, whose files the system no longer has in memory, into the tensors of the state; for trainkit
+         after all files are verified. The control is a plain read of the same bytes into those tensors
 """
 
 from __future__ import annotations
@@ -265,6 +265,7 @@ def timed(save: Save, load: Callable[[Path], None] | None, within: Path) -> Time
     stall = time.perf_counter() - begin
     rest()
     durable = time.perf_counter() - begin
+    forget(folder)
     begin = time.perf_counter()
     if load is not None:
         load(folder)
@@ -297,6 +298,15 @@ def main() -> None:
         print()
         for name in names:
             show(what, name, rounds[name], rounds.get(control))
+
+
+def forget(folder: Path) -> None:
+    """Have the system read the files from the disk the next time."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def show(what: str, name: str, rounds: Sequence[Times], control: Sequence[Times] | None) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.command import NOT_TRACKED, curve, done, events, summary, trained, weights
+from tests.comparison import alone, same_run
+from tests.e2e.command import NOT_TRACKED, done, events
 from tests.e2e.test_interruption import mlflow_runs
 from tests.ray.cluster import Begin, Cluster, keepers, ranks, until
 
@@ -38,17 +39,7 @@ def two(cluster: Cluster, *more: str) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of WORDS with two ranks on this machine."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done(folder, *WORDS, *NOT_TRACKED, "launcher.ranks=2")
-    return folder / "run"
-
-
-def same_run(run: Path, other: Path) -> None:
-    """To the bit, each step once, each sample once."""
-    assert summary(run)["status"] == "done"
-    assert curve(run) == curve(other)
-    assert weights(run) == weights(other)
-    assert trained(run) == trained(other)
+    return alone(tmp_path_factory.mktemp("undisturbed"), *WORDS, *NOT_TRACKED, "launcher.ranks=2")
 
 
 def audited(folder: Path) -> None:

@@ -117,6 +117,26 @@ def test_a_node_that_is_killed_is_done_without(
 
 @pytest.mark.slow
 @pytest.mark.drill
+def test_a_ghost_writes_nothing(cluster: Cluster, begin: Begin, undisturbed: Path, tmp_path: Path) -> None:
+    """The node of the rank that writes the rows and the checkpoints is cut off, and comes back while the run goes on
+    elsewhere."""
+    running = begin(*WORDS, *NOT_TRACKED, *two(cluster), "launcher.lost_s=5", "data.ledger=true")
+    running.reach(150)
+    (node,) = [host for host, keeper in keepers(tmp_path).items() if keeper.environ()["TRAINKIT_KEEPER"] == "0"]
+    ghosts = cluster.freeze(node)
+    until(lambda: len(events(running.run, "start")) == 2, "it goes on elsewhere")
+    running.reach(events(running.run, "start")[1]["step"] + 20)
+    for process in ghosts:
+        process.resume()
+    assert not psutil.wait_procs(ghosts, 60)[1]
+    cluster.kill(node)
+    assert running.wait() == 0, running.said.read_text()
+    same_run(running.run, undisturbed)
+    audited(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.drill
 def test_it_goes_on_with_fewer_nodes_and_takes_one_in_that_joins(
     cluster: Cluster, begin: Begin, tmp_path: Path
 ) -> None:

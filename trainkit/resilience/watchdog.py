@@ -60,7 +60,9 @@ class Watch:
     def _stopped(self, heard: float, now: float) -> float:
         """How many of the seconds since `heard` nobody looked."""
         since, self._looked = now - self._looked, now
-        self._away = (self._away if heard == self._heard else 0.0) + (since if since > AWAY_S else 0.0)
+        self._away = (self._away if heard == self._heard else 0.0) + (
+            min(since, now - heard) if since > AWAY_S else 0.0
+        )
         self._heard = heard
         return self._away
 

@@ -11,13 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainkit.errors import EXIT_FAILED, EXIT_STOPPED
 from trainkit.launcher._ray_cluster import connect
-from trainkit.runfolder import RunFolder
+from trainkit.runfolder import RunFolder, own
 
 PR_SET_PDEATHSIG = 1
 FIELDS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
@@ -87,7 +88,7 @@ def work(words: Sequence[str], root: str, told: Mapping[str, Any]) -> int:
     folder = RunFolder(Path(root))
     if folder.stop.exists():
         return EXIT_STOPPED  # asked before there was room
-    folder.said.parent.mkdir(parents=True, exist_ok=True)
+    own(folder, f"ray-{uuid.uuid4().hex[:12]}")  # what is left of a task that was lost writes no more
     around = {**os.environ}
     if not told["gpus"]:  # Ray leaves those of the node visible
         around["CUDA_VISIBLE_DEVICES"] = ""

@@ -99,6 +99,11 @@ class RunFolder:
         return self.root / "logs" / "heartbeat.json"
 
     @property
+    def said(self) -> Path:
+        """What the run's command says, where that is a task of Ray."""
+        return self.root / "logs" / "ray.out"
+
+    @property
     def command_lock(self) -> Path:
         return self.root / "logs" / "command.lock"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.command import PATIENCE_S, ROOT, TRAINKIT, environment, events, last_step, summary, trainkit, until
+from tests.e2e.command import PATIENCE_S, TRAINKIT, environment, events, last_step, summary, trainkit, until
+from tests.e2e.own import recipe_of_ones_own
 
 SHORT = (
     *("sweep", "recipe=image_classification", "train.device=cpu", "train.steps=20", "checkpoint.every=5"),
@@ -59,8 +60,8 @@ def test_its_help_has_an_example_that_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_grid_with_a_member_that_fails_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    """While `broken` is there, the narrow model fails in its 12th step."""
-    own_recipe(tmp_path)
+    """The narrow model fails once."""
+    recipe_of_ones_own(tmp_path, fails="self.width == 8")
     words = ("sweep", "recipe=mine", *SHORT[2:], "recipe.width=8,12")
     (tmp_path / "broken").touch()
     first = trainkit(tmp_path, *words)
@@ -71,7 +72,6 @@ def test_a_grid_with_a_member_that_fails_and_goes_on_from_its_checkpoint(tmp_pat
     assert [table(tmp_path)[name]["status"] for name in ("width=8", "width=12")] == ["failed", "done"]
     before = (tmp_path / "swept/width=12/events.jsonl").read_bytes()
 
-    (tmp_path / "broken").unlink()
     again = trainkit(tmp_path, *words)
     assert again.returncode == 0, again.stdout + again.stderr
     assert (tmp_path / "swept/width=12/events.jsonl").read_bytes() == before
@@ -85,28 +85,6 @@ def test_a_grid_with_a_member_that_fails_and_goes_on_from_its_checkpoint(tmp_pat
     other = trainkit(tmp_path, *words, "optimizer.weight_decay=0.5")
     assert other.returncode == 2
     assert "this folder holds another sweep" in other.stderr
-
-
-def own_recipe(folder: Path) -> None:
-    (folder / "recipes").mkdir()
-    (folder / "conf/recipe").mkdir(parents=True)
-    shipped = (ROOT / "conf/recipe/image_classification.yaml").read_text()
-    named = shipped.replace("recipes.image_classification.ImageClassification", "recipes.mine.Mine")
-    (folder / "conf/recipe/mine.yaml").write_text(named)
-    (folder / "recipes/mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from pathlib import Path\n"
-        "from recipes.image_classification import ImageClassification\n\n"
-        "steps = []\n\n\n"
-        "@dataclass(frozen=True, kw_only=True)\n"
-        "class Mine(ImageClassification):\n"
-        "    def loss(self, output, targets):\n"
-        "        if output.requires_grad:\n"
-        "            steps.append(1)\n"
-        "        if self.width == 8 and len(steps) == 12 and Path('broken').exists():\n"
-        "            raise ValueError('broken in a step')\n"
-        "        return super().loss(output, targets)\n"
-    )
 
 
 def family(folder: Path) -> None:

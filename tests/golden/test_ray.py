@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -14,6 +18,7 @@ WORDS = (
     *("recipe=llm_pretrain", "strategy=fsdp", "launcher.workers=2:4", "launcher.gpus=8", "launcher.ranks=8"),
     *("launcher.cpus=4", "launcher.resources.memory=137438953472", "run.dir=/shared/runs/a"),
 )
+SCHEMA = json.loads((Path(__file__).parent / "rayjob.schema.json").read_text())
 RENDERED = {"rayjob": "rayjob", "ray_cluster": "cluster"}
 
 
@@ -38,3 +43,27 @@ def test_a_rayjob_has_the_run_as_its_command_and_a_pod_for_each_worker() -> None
     assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (2, 4, 4)
     (container,) = group["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"cpu": "32", "memory": "192Gi", "nvidia.com/gpu": 8}
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ((), ("spec",)),
+        (("launcher.workers=1", "launcher.gpus=0", "train.device=cpu"), ("spec", "rayClusterSpec")),
+        (("strategy=zero3",), ("spec", "rayClusterSpec", "headGroupSpec")),
+        (("launcher.resources.memory=1",), ("spec", "rayClusterSpec", "workerGroupSpecs", 0)),
+    ],
+)
+def test_a_rayjob_fits_the_schema_of_kuberay_and_a_mistake_in_it_does_not(
+    more: Sequence[str], where: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="pip install 'trainkit[ray]'")
+    monkeypatch.chdir(tmp_path)
+    job = yaml.safe_load(rendered("rayjob", [*WORDS, *more]))
+    jsonschema.validate(job, SCHEMA)
+    part = job
+    for key in where:
+        part = part[key]
+    part["replica"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(job, SCHEMA)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import done
+from tests.comparison import alone
 from tests.multinode.hosts import Hosts, missing
 from tests.multinode.runs import WORDS
 
@@ -30,6 +30,4 @@ def hosts(machines: Hosts) -> Iterator[Hosts]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of WORDS with two ranks on this machine."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done(folder, *WORDS, "launcher.ranks=2")
-    return folder / "run"
+    return alone(tmp_path_factory.mktemp("undisturbed"), *WORDS, "launcher.ranks=2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.e2e.command import TRAINKIT, curve, done, last_step, summary, trained, weights
+from tests.e2e.command import TRAINKIT, done, last_step, summary
 from tests.multinode.hosts import Command, Hosts, until
 
 WORDS = (
@@ -31,14 +31,6 @@ def begin(hosts: Hosts, name: str, folder: Path, *words: str, **more: str) -> Co
 def reach(run: Path, step: int) -> None:
     """Wait until the step is in metrics.jsonl."""
     until(lambda: last_step(run) >= step, f"step {step}", 120)
-
-
-def same_run(run: Path, other: Path) -> None:
-    """To the bit, each step once, each sample once."""
-    assert summary(run)["status"] == "done"
-    assert curve(run) == curve(other)
-    assert weights(run) == weights(other)
-    assert trained(run) == trained(other)
 
 
 def whole(run: Path) -> None:

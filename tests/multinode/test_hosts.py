@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.comparison import same_run
 from tests.e2e.command import events, last_step
 from tests.multinode.hosts import Hosts, until
-from tests.multinode.runs import MEET, TWO, begin, reach, same_run, whole
+from tests.multinode.runs import MEET, TWO, begin, reach, whole
 
 ELASTIC = (*MEET, "launcher.nodes=1:2")
 LONG = ("train.epochs=400",)

@@ -9,9 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.comparison import same_run
 from tests.e2e.command import TRAINKIT, events, trainkit
 from tests.multinode.hosts import Command, until
-from tests.multinode.runs import WORDS, reach, same_run, whole
+from tests.multinode.runs import WORDS, reach, whole
 
 LONG = ("train.epochs=400",)
 PATIENT = ("--mca", "odls_base_sigkill_timeout", "8")  # which it waits to the end, twice

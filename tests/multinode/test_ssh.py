@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.comparison import same_run
 from tests.e2e.command import TRAINKIT, events, trainkit
 from tests.multinode.hosts import Hosts
-from tests.multinode.runs import WORDS, reach, same_run, whole
+from tests.multinode.runs import WORDS, reach, whole
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
 SERVER = """\

@@ -1,4 +1,4 @@
-"""What the tests of all orchestrators share: their environments, and a recipe that fails once."""
+"""What the tests of all orchestrators share: their environments, and a run of a recipe that fails once."""
 
 from __future__ import annotations
 
@@ -22,27 +22,3 @@ def program(name: str, word: str) -> str:
 
 def around(folder: Path) -> dict[str, str]:
     return environment(TRAINKIT_PYTHON=sys.executable, HOME=str(folder), NO_COLOR="1")
-
-
-def recipe_of_ones_own(folder: Path) -> None:
-    """In `folder`; while the file `broken` is there it fails in its 12th step, and takes that file away."""
-    (folder / "recipes").mkdir()
-    (folder / "conf/recipe").mkdir(parents=True)
-    shipped = (ROOT / "conf/recipe/image_classification.yaml").read_text()
-    named = shipped.replace("recipes.image_classification.ImageClassification", "recipes.mine.Mine")
-    (folder / "conf/recipe/mine.yaml").write_text(named)
-    (folder / "recipes/mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from pathlib import Path\n"
-        "from recipes.image_classification import ImageClassification\n\n"
-        "steps = []\n\n\n"
-        "@dataclass(frozen=True, kw_only=True)\n"
-        "class Mine(ImageClassification):\n"
-        "    def loss(self, output, targets):\n"
-        "        if output.requires_grad:\n"
-        "            steps.append(1)\n"
-        "        if len(steps) == 12 and Path('broken').exists():\n"
-        "            Path('broken').unlink()\n"
-        "            raise ValueError('broken in a step')\n"
-        "        return super().loss(output, targets)\n"
-    )

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.command import PATIENCE_S, ROOT, events, last_step, summary, until
-from tests.orchestrators.own import WORDS, around, program, recipe_of_ones_own
+from tests.e2e.own import recipe_of_ones_own
+from tests.orchestrators.own import WORDS, around, program
 
 
 @pytest.fixture

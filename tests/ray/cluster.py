@@ -6,6 +6,7 @@ The head has no room for workers, as in most clusters."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Cluster:
         os.environ |= AROUND | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": True, "dashboard_port": 0}
         self._cluster = Nodes(initialize_head=True, head_node_args=head)
+        end_as_ctrl_c_does()
         self.address: str = self._cluster.address
         self.dashboard = f"http://{self._cluster.webui_url}"
         self.restore()
@@ -59,16 +61,33 @@ class Cluster:
     def add(self, address: str) -> None:
         more = {"num_cpus": 2, "object_store_memory": STORE, "node_ip_address": address}
         self.nodes[address] = self._cluster.add_node(**more)
+        end_as_ctrl_c_does()
 
     def kill(self, address: str) -> None:
         """All processes of a node at once; its workers go when they see that."""
         self._cluster.remove_node(self.nodes.pop(address), allow_graceful=False)
+
+    def freeze(self, address: str) -> list[psutil.Process]:
+        """All processes of a node, which answer nobody until they are resumed, as if its cable were cut; its workers
+        and what these have started last."""
+        node = self.nodes[address]
+        own = [psutil.Process(info.process.pid) for infos in node.all_processes.values() for info in infos]
+        frozen = [*own, *(child for process in own for child in process.children(recursive=True))]
+        for process in frozen:
+            process.suspend()
+        return frozen
 
     def restore(self) -> None:
         for address in {*WHOLE} - {*self.nodes}:
             self.add(address)
         for address in {*self.nodes} - {*WHOLE}:
             self.kill(address)
+
+
+def end_as_ctrl_c_does() -> None:
+    """On SIGTERM, which each new node takes for itself: it would end that node, and then leave by an exit that pytest
+    takes for a test that failed, so that the others wait for a node that never comes."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def keepers(folder: Path) -> dict[str, psutil.Process]:

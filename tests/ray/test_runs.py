@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.command import NOT_TRACKED, curve, done, events, summary, trained, weights
+from tests.comparison import alone, same_run
+from tests.e2e.command import NOT_TRACKED, done, events
 from tests.e2e.test_interruption import mlflow_runs
 from tests.ray.cluster import Begin, Cluster, keepers, ranks, until
 
@@ -38,17 +39,7 @@ def two(cluster: Cluster, *more: str) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of WORDS with two ranks on this machine."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done(folder, *WORDS, *NOT_TRACKED, "launcher.ranks=2")
-    return folder / "run"
-
-
-def same_run(run: Path, other: Path) -> None:
-    """To the bit, each step once, each sample once."""
-    assert summary(run)["status"] == "done"
-    assert curve(run) == curve(other)
-    assert weights(run) == weights(other)
-    assert trained(run) == trained(other)
+    return alone(tmp_path_factory.mktemp("undisturbed"), *WORDS, *NOT_TRACKED, "launcher.ranks=2")
 
 
 def audited(folder: Path) -> None:
@@ -122,6 +113,26 @@ def test_a_node_that_is_killed_is_done_without(
     report("node killed", running.run, killed)
     same_run(running.run, undisturbed)
     assert [start["ranks"] for start in events(running.run, "start")] == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+def test_a_ghost_writes_nothing(cluster: Cluster, begin: Begin, undisturbed: Path, tmp_path: Path) -> None:
+    """The node of the rank that writes the rows and the checkpoints is cut off, and comes back while the run goes on
+    elsewhere."""
+    running = begin(*WORDS, *NOT_TRACKED, *two(cluster), "launcher.lost_s=5", "data.ledger=true")
+    running.reach(150)
+    (node,) = [host for host, keeper in keepers(tmp_path).items() if keeper.environ()["TRAINKIT_KEEPER"] == "0"]
+    ghosts = cluster.freeze(node)
+    until(lambda: len(events(running.run, "start")) == 2, "it goes on elsewhere")
+    running.reach(events(running.run, "start")[1]["step"] + 20)
+    for process in ghosts:
+        process.resume()
+    assert not psutil.wait_procs(ghosts, 60)[1]
+    cluster.kill(node)
+    assert running.wait() == 0, running.said.read_text()
+    same_run(running.run, undisturbed)
+    audited(tmp_path)
 
 
 @pytest.mark.slow

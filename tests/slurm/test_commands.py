@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,25 @@ def test_looking_and_stopping(cluster: Cluster, tmp_path: Path) -> None:
     cluster.start_controller()
     assert run.wait() == "75:0"
     assert events(run.run, "requeue") == []
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+def test_a_job_that_is_suspended_goes_on_to_save(cluster: Cluster, tmp_path: Path) -> None:
+    """Longer than anybody is to be silent, which for once is no loss of anybody."""
+    run = Submitted(cluster, tmp_path, *WORDS, *TWO, *LONG, "launcher.lost_s=5")
+    run.reach(50)
+    cluster.run("scontrol", "suspend", run.job)
+    cluster.until(lambda: age(run.run / "logs/heartbeat.json") > 15, "it has stood still for 10 s at least")
+    assert "it goes on, to save and leave" in asked(cluster, tmp_path, "jobs", "stop", str(run.run))
+    assert run.wait() == "75:0"
+    assert summary(run.run)["status"] == "stopped"
+    assert events(run.run, "failure") == []
+    assert len(events(run.run, "start")) == 1
+
+
+def age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime if path.exists() else 0.0
 
 
 @pytest.mark.slow

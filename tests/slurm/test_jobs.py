@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.command import NOT_TRACKED, curve, done, events, summary, trained, weights
+from tests.comparison import alone, same_run
+from tests.e2e.command import curve, done, events, summary
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLURM, STEPS, TWO, WORDS, Submitted
 
@@ -18,17 +19,7 @@ WARNED = ("scancel", "--batch", "--signal=USR2")  # as Slurm does it --signal=B:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of WORDS with two ranks on this machine."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done(folder, *WORDS, *NOT_TRACKED, "launcher.ranks=2")
-    return folder / "run"
-
-
-def same_run(run: Path, other: Path) -> None:
-    """To the bit, each step once, each sample once."""
-    assert summary(run)["status"] == "done"
-    assert curve(run) == curve(other)
-    assert weights(run) == weights(other)
-    assert trained(run) == trained(other)
+    return alone(tmp_path_factory.mktemp("undisturbed"), *WORDS, "launcher.ranks=2")
 
 
 def test_a_run_is_the_same_on_two_nodes(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
@@ -119,9 +110,8 @@ def test_a_node_that_is_lost_with_its_memory_costs_the_steps_since_the_newest_sn
     """The node that is left brings it to the disk before the job is queued again."""
     apart(cluster)
     words = ("strategy=fsdp", "checkpoint.every=null", "checkpoint.memory_every=5", "launcher.lost_s=5")
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    done(whole, *WORDS, *NOT_TRACKED, "strategy=fsdp", "launcher.ranks=2")
+    (tmp_path / "whole").mkdir()
+    whole = alone(tmp_path / "whole", *WORDS, "strategy=fsdp", "launcher.ranks=2")
     run = Submitted(cluster, tmp_path, *WORDS, *TWO, *words)
     run.reach(150)
     newest = max(event["step"] for event in events(run.run, "snapshot"))
@@ -129,7 +119,7 @@ def test_a_node_that_is_lost_with_its_memory_costs_the_steps_since_the_newest_sn
     assert run.wait(180) == "0:0"
     (moved,) = events(run.run, "snapshot_moved")
     assert events(run.run, "start")[-1]["step"] == moved["step"] >= newest >= 100
-    same_run(run.run, whole / "run")
+    same_run(run.run, whole)
 
 
 @pytest.mark.slow

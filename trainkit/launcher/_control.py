@@ -118,5 +118,9 @@ def requeue(job: str) -> Said | None:
     return command("scontrol", "requeue", job)
 
 
+def resume(job: str) -> Said | None:
+    return command("scontrol", "resume", job)
+
+
 def cancel(jobs: Sequence[str]) -> Said | None:
     return command("scancel", *jobs)

@@ -13,6 +13,8 @@ Message = dict[str, Any]
 CONNECT_S = 5.0  # so long a keeper tries each address of the agent
 LINE = 1 << 20
 """A longer line is no message."""
+AWAY_S = 2.5
+"""Who looks as seldom as that was stopped meanwhile, with its whole job perhaps (scontrol suspend)."""
 
 
 class Wire:
@@ -25,6 +27,7 @@ class Wire:
         door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket, self._rest, self._sending = door, b"", threading.Lock()
         self.closed, self.heard, self.why = False, time.monotonic(), "the connection to it is closed"
+        self._looked = self.heard
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -46,7 +49,10 @@ class Wire:
 
     def receive(self) -> list[Message]:
         """What has come since the last call; of a lot, a part, so that nobody keeps the others waiting."""
-        came = 0
+        came, now = 0, time.monotonic()
+        if (away := now - self._looked) > AWAY_S:
+            self.heard += away  # a silence is what was listened to
+        self._looked = now
         while not self.closed and came <= LINE:
             try:
                 data = self._socket.recv(65536)
@@ -67,7 +73,7 @@ class Wire:
         return found
 
     def silence(self) -> float:
-        """Seconds since it was last heard of."""
+        """Seconds since it was last heard of, without those in which this process was stopped."""
         return time.monotonic() - self.heard
 
     def close(self, why: str | None = None) -> None:

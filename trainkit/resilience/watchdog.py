@@ -4,12 +4,15 @@ The ranks of a run go step by step together: where one hangs, the others soon wa
 long a step may take is told by the steps so far. What is no step (start, evaluation, checkpoint, export), and the first
 few steps (compilation), may take far longer.
 
+Time in which nobody looked was no silence: whoever calls was stopped then, and its ranks with it (scontrol suspend).
+
 On CPUs a rank that waits for the others sleeps. So where one of them computes all the time, nobody hangs: the machine
 is short of cores, and that may take longer too. (On a GPU a rank may spin while it waits, which tells nothing.)
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +21,7 @@ from trainkit.resilience.pulse import Beat
 from trainkit.settings import Watchdog
 
 LEAST_S, TIMES_MEDIAN, ENOUGH, WINDOW = 60.0, 10.0, 3, 101
+AWAY_S = 5.0
 WORKS = 0.2  # of a core: what waits uses less
 
 Cpu = Callable[[], Sequence[float]]
@@ -33,6 +37,7 @@ class Watch:
         self._used: tuple[float, Sequence[float]] | None = None  # when, and what, in the silence that lasts
         self._seconds: deque[float] = deque(maxlen=WINDOW)  # of one step
         self._last: Beat | None = None
+        self._looked, self._heard, self._away = math.inf, 0.0, 0.0
 
     def look(self, beats: Sequence[Beat], now: float) -> float | None:
         """The seconds of silence, if they are too many. `beats`: the last one of every rank; `now`: monotonic time.
@@ -45,12 +50,21 @@ class Watch:
         elif newest.step > (before := max(last.step, self._start)):
             self._seconds.append((newest.at - last.at) / (newest.step - before))
             self._last = newest
-        silence, limit = now - newest.at, self.limit(beats)
+        silence, limit = now - newest.at - self._stopped(newest.at, now), self.limit(beats)
         if silence <= limit / 2:
             self._used = None
             return None
         computes = self._computes(now)
         return silence if silence > (self._limits.slow if computes else limit) else None
+
+    def _stopped(self, heard: float, now: float) -> float:
+        """How many of the seconds since `heard` nobody looked."""
+        since, self._looked = now - self._looked, now
+        self._away = (self._away if heard == self._heard else 0.0) + (
+            min(since, now - heard) if since > AWAY_S else 0.0
+        )
+        self._heard = heard
+        return self._away
 
     def _computes(self, now: float) -> bool:
         """Whether a rank has computed in the silence since it was first asked. Where a time is set, that holds."""

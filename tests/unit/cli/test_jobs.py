@@ -78,6 +78,7 @@ def test_a_lock_on_this_machine_is_enough(tmp_path: Path) -> None:
     [
         ("17|PENDING|Resources", ("queued", "Resources")),
         ("17|RUNNING|node3", ("running", "Slurm: RUNNING node3; heard of never")),
+        ("17|SUSPENDED|node3", ("suspended", "Slurm: scontrol resume 17; heard of never")),
         ("17|NODE_FAIL|", ("lost", "Slurm: NODE_FAIL; heard of never")),
         ("18|RUNNING|node3", ("lost", "Slurm no longer knows job 17; heard of never")),
     ],
@@ -85,6 +86,13 @@ def test_a_lock_on_this_machine_is_enough(tmp_path: Path) -> None:
 def test_what_the_folder_leaves_open_is_asked_of_slurm(tmp_path: Path, said: str, found: tuple[str, str]) -> None:
     slurm(tmp_path, said)
     assert state(folder(tmp_path, "launch", job="17")) == found
+
+
+def test_a_time_limit_that_came_before_the_save_is_told_as_that(tmp_path: Path) -> None:
+    slurm(tmp_path, "17|TIMEOUT|")
+    found, note = state(folder(tmp_path, "launch", job="17"))
+    assert found == "lost"
+    assert "it had not saved within launcher.warning_s: set more" in note
 
 
 @pytest.mark.parametrize(

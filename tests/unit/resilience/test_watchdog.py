@@ -28,6 +28,15 @@ def both(step: int, section: Section, at: float) -> list[Beat]:
     return [Beat(step, section, at)] * 2
 
 
+def at_last(watch: Watch, beats: Sequence[Beat], until: float) -> float | None:
+    """What it says `until` then, when it has looked every second since it heard of them."""
+    at = max(beat.at for beat in beats)
+    while at < until:
+        at = min(at + 1.0, until)
+        said = watch.look(beats, at)
+    return said
+
+
 @given(st.lists(st.floats(0.01, 100), min_size=3, max_size=30).map(lambda steps: [1.0] * 40 + steps))
 def test_the_limit_follows_the_median_and_not_what_was_slow_once(steps: list[float]) -> None:
     watch, now = after(steps)
@@ -38,18 +47,30 @@ def test_the_limit_follows_the_median_and_not_what_was_slow_once(steps: list[flo
 def test_ten_times_the_median_step_but_at_least_a_minute(seconds: float, limit: float) -> None:
     watch, now = after([seconds] * 9)
     beats = both(10, "training", now)
-    assert watch.look(beats, now + limit - 1) is None
-    assert watch.look(beats, now + limit + 1) == pytest.approx(limit + 1)
+    assert at_last(watch, beats, now + limit - 1) is None
+    assert at_last(watch, beats, now + limit + 1) == pytest.approx(limit + 1)
+
+
+def test_time_in_which_nobody_looked_is_no_silence() -> None:
+    """The machine stood still, or the whole job was suspended."""
+    watch, now = after([0.1] * 9)
+    beats = both(10, "training", now)
+    assert at_last(watch, beats, now + 50) is None
+    assert watch.look(beats, now + 5000) is None
+    assert watch.look(beats, now + 5009) is None
+    assert watch.look(beats, now + 5011) is None
+    assert watch.look(both(11, "training", now + 5012), now + 5012) is None
+    assert at_last(watch, both(11, "training", now + 5012), now + 5073) == pytest.approx(61)
 
 
 def test_what_is_no_step_and_the_first_steps_may_take_longer() -> None:
     watch, now = after([0.1] * 9)
     for section in ("starting", "evaluating", "saving", "finishing"):
         beats = [Beat(10, "training", now), Beat(9, section, now)]
-        assert watch.look(beats, now + 1799) is None
-        assert watch.look(beats, now + 1801) is not None
+        assert at_last(watch, beats, now + 1799) is None
+        assert at_last(watch, beats, now + 1801) is not None
     watch, now = after([0.1] * 2)
-    assert watch.look(both(3, "training", now), now + 1799) is None
+    assert at_last(watch, both(3, "training", now), now + 1799) is None
 
 
 def test_steps_too_fast_to_be_seen_one_by_one_count() -> None:
@@ -104,9 +125,9 @@ def test_a_time_that_is_set_is_not_stretched() -> None:
 
 def test_a_time_that_is_set_holds_for_steps() -> None:
     watch, now = after([0.1] * 5, Watchdog(timeout=3.0, slow=20.0))
-    assert watch.look(both(6, "training", now), now + 3.1) is not None
-    assert watch.look(both(6, "saving", now), now + 3.1) is None
-    assert watch.look(both(6, "saving", now), now + 20.1) is not None
+    assert at_last(watch, both(6, "training", now), now + 3.1) is not None
+    assert at_last(watch, both(6, "saving", now), now + 3.1) is None
+    assert at_last(watch, both(6, "saving", now), now + 20.1) is not None
 
 
 def test_one_rank_that_is_heard_of_is_enough() -> None:

@@ -65,6 +65,6 @@ class Reader:
     def _files(self) -> list[Path]:
         logs = self._root.root / "logs"
         if self._rank is None:
-            return sorted(logs.glob("slurm-*.out"), key=lambda path: path.stat().st_ctime)
+            return sorted([*logs.glob("slurm-*.out"), *logs.glob("ray.out")], key=lambda path: path.stat().st_ctime)
         attempts = range(1, self._root.next_attempt())
         return [p for a in attempts if (p := self._root.logs(a) / f"rank_{self._rank}.log").exists()]

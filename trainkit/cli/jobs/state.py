@@ -23,9 +23,9 @@ DEPTH = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """`state`: queued, running, done, stopped, failed, refused, killed, lost (nobody is at work, and no end is told) or
-    unclear, where Slurm would have to be asked; `note`: how that is known; `successor`: the job that waits for the end
-    of `job`."""
+    """`state`: queued, running, suspended, done, stopped, failed, refused, killed, lost (nobody is at work, and no end
+    is told) or unclear, where Slurm would have to be asked; `note`: how that is known; `successor`: the job that waits
+    for the end of `job`."""
 
     folder: RunFolder
     state: str
@@ -37,7 +37,7 @@ class Standing:
 
     @property
     def goes_on(self) -> bool:
-        return self.state in ("queued", "running", "unclear")
+        return self.state in ("queued", "running", "suspended", "unclear")
 
 
 def standings(roots: Sequence[Path]) -> list[Standing]:
@@ -80,11 +80,16 @@ def _with_slurm(standing: Standing, said: Mapping[str, JobState] | None) -> Stan
         return _with_slurm(replace(standing, job=standing.successor, successor=None), said)
     if state is None:
         return replace(standing, state="lost", note=f"Slurm no longer knows job {standing.job}; {standing.note}")
-    if state.state in ("PENDING", "REQUEUED", "SUSPENDED", "CONFIGURING"):
+    if state.state in ("PENDING", "REQUEUED", "CONFIGURING"):
         return replace(standing, state="queued", note=state.why)
+    if state.state == "SUSPENDED":
+        return replace(standing, state="suspended", note=f"Slurm: scontrol resume {standing.job}; {standing.note}")
     if not state.over:
         return replace(standing, state="running", note=f"Slurm: {state.state} {state.why}; {standing.note}")
-    return replace(standing, state="lost", note=f"Slurm: {state.state}; {standing.note}")
+    why = f"Slurm: {state.state}; {standing.note}"
+    if state.state == "TIMEOUT":
+        why += "; it had not saved within launcher.warning_s: set more; the same command goes on from its checkpoint"
+    return replace(standing, state="lost", note=why)
 
 
 def _newer(job: Path, summary: Path) -> bool:

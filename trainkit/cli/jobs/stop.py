@@ -1,8 +1,10 @@
-"""jobs stop: let a run save and leave, wherever it runs; take a job that waits out of the queue."""
+"""jobs stop: let a run save and leave, wherever it runs; take a job that waits out of the queue, and let one that is
+suspended go on, or it could not save."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from trainkit.cli.jobs.state import Standing, one, runs, standings
 from trainkit.cli.terminal import say
@@ -34,7 +36,23 @@ def _stop(standing: Standing) -> int:
         say(f"{root}: job {', '.join(waiting)} is taken out of the queue")
     elif standing.goes_on:
         standing.folder.stop.touch()
-        say(f"{root}: asked to save and leave")
+        return _able_to_leave(root, None if "ray" in _submit.read(standing.folder) else standing.job)
     else:
         say(f"{root}: it does not run ({standing.state})")
     return EXIT_DONE
+
+
+def _able_to_leave(root: Path, job: str | None) -> int:
+    """Of a run that has been asked to."""
+    states = _control.states([job]) if job else None
+    state = states.get(str(job)) if states else None
+    if job is None or state is None or state.state != "SUSPENDED":
+        say(f"{root}: asked to save and leave")
+        return EXIT_DONE
+    said = _control.resume(job)
+    if said is not None and said.ok:
+        say(f"{root}: job {job} was suspended; it goes on, to save and leave")
+        return EXIT_DONE
+    told = said.error if said else "Slurm does not answer"
+    say(f"{root}: saves and leaves once job {job} is no longer suspended: scontrol resume {job} ({told})", error=True)
+    return EXIT_FAILED

@@ -1,6 +1,7 @@
 """sweep recipe=NAME key=A,B [key=value ...] [--sampler tpe --trials N]: several runs that differ in some keys.
 
-words -> what varies -> check every member -> run them one after the other, or submit them as an array -> the best
+words -> what varies -> check every member -> run them one after the other, as tasks of Ray as many at a time as there
+are workers, or submit them as an array -> the best
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from trainkit.cli.sweep.parent import close
 from trainkit.cli.sweep.table import show
 from trainkit.cli.terminal import say, title
 from trainkit.errors import EXIT_DONE
+from trainkit.launcher.ray import Ray
 from trainkit.launcher.slurm import Slurm
 from trainkit.resilience.lock import RunLock
 from trainkit.settings import Settings
 from trainkit.sweep.member import Member, Result
 from trainkit.sweep.record import Asked, SweepFolder
-from trainkit.sweep.running import Members, Requests
+from trainkit.sweep.running import Here, Members, Place, Requests
 from trainkit.sweep.sampler import Grid, Sampler
 
 
@@ -33,17 +35,18 @@ def main(words: Sequence[str]) -> int:
     if isinstance(settings.launcher, Slurm) and not settings.launcher.runs_here:
         return as_array(sweep, asked, settings, again)
     if asked.sampler != "grid":
-        return one_by_one(sweep, asked, settings, again)
+        return by_turns(sweep, asked, settings, again)
     with RunLock(sweep.lock, sweep.root):
-        return one_by_one(sweep, asked, settings, again)
+        return by_turns(sweep, asked, settings, again)
 
 
-def one_by_one(sweep: SweepFolder, asked: Asked, settings: Settings, again: Sequence[str]) -> int:
+def by_turns(sweep: SweepFolder, asked: Asked, settings: Settings, again: Sequence[str]) -> int:
+    place = where(settings)
     sweep.write(asked)
     sampler = sampled(sweep, asked)
-    requests = Requests(sweep, settings.run.signals)
+    requests = Requests(sweep, settings.run.signals)  # after Ray has taken the handlers
 
-    members = Members(sweep, asked, sampler, requests)
+    members = Members(sweep, asked, sampler, requests, place)
 
     def begin(member: Member) -> None:
         title(f"\nmember {member.name}")
@@ -59,6 +62,16 @@ def one_by_one(sweep: SweepFolder, asked: Asked, settings: Settings, again: Sequ
     if code != EXIT_DONE:
         say(f"\nnext: go on with what is not done\npython -m trainkit {shlex.join(again)}")
     return code
+
+
+def where(settings: Settings) -> Place:
+    launcher = settings.launcher
+    if not isinstance(launcher, Ray):
+        return Here()
+    from trainkit.launcher._ray_tasks import Tasks
+
+    cluster = launcher.cluster(settings.strategy, settings.train.device)
+    return Tasks(launcher.wanted(cluster), cluster.ranks // cluster.hosts)
 
 
 def sampled(sweep: SweepFolder, asked: Asked) -> Sampler:

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainkit.cli.run import prepare
+from trainkit.config import build, draft
 from trainkit.errors import ConfigError, Problem
+from trainkit.launcher.ray import Ray
 from trainkit.launcher.slurm import Slurm, in_job
 from trainkit.settings import Settings
 from trainkit.sweep.member import Member, named
@@ -41,6 +43,8 @@ def checked(asked: Asked, root: Path | None) -> tuple[SweepFolder, Settings]:
     problems = [_told(problem, names, len(members)) for problem, names in found.values()]
     if problems or sound is None:
         raise ConfigError(problems)
+    if isinstance(sound.launcher, Ray):
+        sound = _together(asked, members[0], place)
     sweep = SweepFolder(root or Path.cwd() / "runs" / sound.name / asked.folder())
     problems = [*asked.problems(sweep), *_as_a_whole(asked, sound)]
     if problems:
@@ -57,8 +61,25 @@ def _corners(asked: Asked) -> Iterator[Member]:
 
 
 def _handed_over(shared: Sequence[str]) -> list[str]:
-    """Members of an array are checked as what is submitted; inside a job they run on its nodes."""
+    """Members of an array are checked as what is submitted; inside a job they run on its nodes. Under Ray each has one
+    worker."""
+    if "launcher=ray" in shared:
+        return ["launcher.workers=1"]
     return ["launcher.submit=true"] if "launcher=slurm" in shared and not in_job() else []
+
+
+def _together(asked: Asked, member: Member, place: Path) -> Settings:
+    """A member with launcher.workers as it is, which is how many there are at a time. Raises ConfigError where the
+    cluster could not have so many."""
+    config, _ = draft([*asked.shared, *member.words(place)])
+    settings, problems = build(config)
+    if settings is None or not isinstance(settings.launcher, Ray):
+        raise ConfigError(problems)
+    cluster = settings.launcher.cluster(settings.strategy, settings.train.device)
+    if problems := settings.launcher.problems(cluster):
+        raise ConfigError(problems)
+    settings.launcher.hand_over(config, asked.shared, cluster)
+    return settings
 
 
 def _told(problem: Problem, names: Sequence[str], members: int) -> Problem:

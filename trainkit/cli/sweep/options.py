@@ -38,11 +38,13 @@ EXAMPLES = (
     "sweep recipe=llm_finetune optimizer.lr=1e-4,3e-4 train.seed=1,2,3 run.dir=runs/lr",
     "sweep recipe=image_classification 'optimizer.lr=tag(log,interval(1e-4,1e-1))' --sampler tpe --trials 50",
     "sweep recipe=llm_finetune optimizer.lr=1e-4,3e-4 launcher=slurm launcher.sbatch.throttle=2 run.dir=/shared/lr",
+    "sweep recipe=llm_finetune optimizer.lr=1e-4,3e-4 launcher=ray launcher.workers=2 run.dir=/shared/lr",
 )
 
 BELOW = (
     "\nAll members are checked before the first one starts. They run one after the other on this machine, each in a",
-    "folder of its own, or as a job array with launcher=slurm. Ctrl-C: the running member saves, and the sweep ends.",
+    "folder of its own; with launcher=slurm as a job array, with launcher=ray as tasks, launcher.workers at a time.",
+    "Ctrl-C: what runs saves, and the sweep ends.",
     "The same command again runs only what is not done; a member that failed goes on from its checkpoint.",
 )
 

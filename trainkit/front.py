@@ -31,7 +31,7 @@ from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.resilience import failure
 from trainkit.resilience.lock import RunLock
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
-from trainkit.secrets import flat
+from trainkit.secrets import flat, shown_word
 from trainkit.settings import Settings, name_of
 from trainkit.tracker.follower import Follower, Status
 
@@ -158,7 +158,7 @@ def following(folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) 
             load = f"import transformers; print(transformers.AutoModelForCausalLM.from_pretrained({model}))"
             return "load the model", shlex.join(["python", "-c", load])
         return "look at the model", shlex.join(["ls", "-l", str(folder.model)])
-    again = [w for w in words if not w.startswith("run.dir=")] + [f"run.dir={folder.root}"]
+    again = [shown_word(w) for w in words if not w.startswith("run.dir=")] + [f"run.dir={folder.root}"]
     what = "mend what is said above, then go on" if summary["status"] in ("failed", "refused") else "go on"
     return what, f"python -m trainkit {shlex.join(again)}"
 

@@ -13,14 +13,15 @@ from trainkit.cli.terminal import say, show_rows, title
 from trainkit.config import newest
 from trainkit.errors import EXIT_DONE
 from trainkit.protocols import Cluster
+from trainkit.secrets import hidden, shown_word
 from trainkit.settings import Settings
 
 
 def main(words: Sequence[str]) -> int:
     config, settings, cluster = prepare(words)
     title(f"{settings.name}: OK")
-    show_rows(summary(config, settings, cluster))
-    say(f"\nto run it: python -m trainkit {shlex.join(words)}")
+    show_rows(summary(hidden(config), settings, cluster))
+    say(f"\nto run it: python -m trainkit {shlex.join(map(shown_word, words))}")
     return EXIT_DONE
 
 

@@ -192,12 +192,12 @@ def test_no_step_waits_for_a_server_that_never_answers(folder: Path, hole: str) 
     moment, so the best of three runs counts; a step that waits for a tracker would do so in each."""
     port, delays = int(hole.rpartition(":")[2]), []
     for number in range(3):
-        running = Running(folder, *words(hole, 1000), f"run.dir=run{number}")
+        running = Running(folder, *words(hole, 2000), f"run.dir=run{number}")
         running.run = folder / f"run{number}"
-        missed(running)
         until(lambda: asks([psutil.Process(running.front.pid)], port), lambda: running.front.poll() is None)  # noqa: B023
         agent, ranks = running.processes()
         assert not asks([agent, *ranks], port)
+        missed(running)
         assert running.wait() == 0
         assert "mlflow" not in (running.run / "logs/attempt_1/modules.txt").read_text().split()
         assert ended_after(running.run) < FLUSH_S + 5

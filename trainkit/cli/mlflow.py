@@ -32,8 +32,9 @@ def main(words: Sequence[str]) -> int:
 
 def _sync(folder: RunFolder, uris: Sequence[str]) -> str:
     config = yaml.safe_load(folder.config.read_text())
+    mlflow = config["tracker"].get("mlflow", config["tracker"])  # where there are several, each below its name
     for uri in uris:
-        config["tracker"]["uri"] = uri
+        mlflow["uri"] = uri
     settings, problems = build(config)
     if settings is None or problems:
         raise ConfigError(problems)

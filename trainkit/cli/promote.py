@@ -17,6 +17,7 @@ from trainkit.errors import EXIT_DONE, EXIT_FAILED, ConfigError, Problem, Traink
 from trainkit.runfolder import RunFolder
 from trainkit.tracker._mlflow_registry import CANDIDATE, Rule, back, promote, read_rule, versions_of
 from trainkit.tracker._mlflow_run import noted
+from trainkit.tracker._several import parts
 from trainkit.tracker.follower import reason
 from trainkit.tracker.mlflow import Mlflow, connect
 
@@ -78,8 +79,9 @@ def _rule(text: str) -> Rule:
 
 
 def _tracker(folder: RunFolder) -> Mlflow:
-    tracker = load(folder.config).tracker
-    if not isinstance(tracker, Mlflow) or tracker.registry is None:
+    found = [part for part in parts(load(folder.config).tracker).values() if isinstance(part, Mlflow)]
+    tracker = found[0] if found else None
+    if tracker is None or tracker.registry is None:
         hint = "give the run tracker.registry=NAME, and `trainkit mlflow sync RUN` where it has ended"
         raise ConfigError([Problem("", "", f"{folder.root} registers no model", hint)])
     return tracker

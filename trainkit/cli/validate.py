@@ -38,7 +38,8 @@ def summary(config: dict[str, Any], settings: Settings, cluster: Cluster) -> Ite
     yield "schedule", _component(config["schedule"])
     yield "evaluation", "before and after" + (f", every {train.eval_every} steps" if train.eval_every else "")
     yield "checkpoints", _checkpoints(settings)
-    yield "tracker", _component(config["tracker"])
+    trackers = [config["tracker"]] if "_target_" in config["tracker"] else config["tracker"].values()
+    yield "tracker", ", ".join(_component(tracker) for tracker in trackers)
     yield "run folder", _folder(settings)
 
 

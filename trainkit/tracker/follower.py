@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
+import time
+from collections.abc import Mapping
 from typing import Literal
 
 import yaml
@@ -17,9 +19,43 @@ from trainkit.protocols import RunInfo, Tracker, TrackerSession
 from trainkit.runfolder import RunFolder, read_lines
 from trainkit.secrets import hidden, without_login
 from trainkit.tail import Tail
+from trainkit.tracker._several import parts
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 INTERVAL_S, LONGEST_PAUSE_S = 1.0, 30.0
+
+
+class Followers:
+    """One for each tracker of a run, so that none waits for another; as one to whoever asks."""
+
+    def __init__(self, tracker: Tracker, info: RunInfo) -> None:
+        self._each = {name: Follower(part, info) for name, part in parts(tracker).items()}
+
+    def start(self) -> None:
+        for follower in self._each.values():
+            follower.start()
+
+    def finish(self, status: Status, timeout_s: float) -> int:
+        """All together wait at most `timeout_s`. The rows that one could not send count, and of several the most."""
+        deadline = time.monotonic() + timeout_s
+        for follower in self._each.values():
+            follower.ask(status)
+        return max(follower.finish(status, max(deadline - time.monotonic(), 0.0)) for follower in self._each.values())
+
+    @property
+    def trouble(self) -> str | None:
+        return self._told({name: follower.trouble for name, follower in self._each.items()})
+
+    @property
+    def where(self) -> str | None:
+        wheres = [follower.where for follower in self._each.values() if follower.where]
+        return "; ".join(wheres) or None
+
+    def _told(self, troubles: Mapping[str, str | None]) -> str | None:
+        told = {name: trouble for name, trouble in troubles.items() if trouble}
+        if len(self._each) == 1:
+            return next(iter(told.values()), None)
+        return "; ".join(f"{name}: {trouble}" for name, trouble in told.items()) or None
 
 
 class Follower:
@@ -43,13 +79,17 @@ class Follower:
     def finish(self, status: Status, timeout_s: float) -> int:
         """Send what is left and close the run with `status`; wait at most `timeout_s` seconds. Returns the number of
         rows that could not be sent; `trouble` says why, also if all rows but not the end of the run arrived."""
-        self._status = status
-        self._wake.set()
+        self.ask(status)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self.trouble = f"no answer in {timeout_s:.0f} s"
+            self.trouble = "no answer until the end"
         # Counted in the journal: a thread that hangs has not read the newest rows.
         return sum(row["samples"] > self._reached for row in read_lines(self._journal))
+
+    def ask(self, status: Status) -> None:
+        """Let it send what is left and close the run, without waiting for it."""
+        self._status = status
+        self._wake.set()
 
     def _run(self) -> None:
         pause = INTERVAL_S
@@ -91,7 +131,11 @@ class Follower:
 
 
 def sync(tracker: Tracker, info: RunInfo, status: Status) -> str:
-    """Send what the tracker lacks of a folder and close the run; returns where to look."""
+    """Send what each tracker lacks of a folder and close the run; returns where to look."""
+    return "; ".join(_sync(part, info, status) for part in parts(tracker).values())
+
+
+def _sync(tracker: Tracker, info: RunInfo, status: Status) -> str:
     session = tracker.open(info)
     if session is None:
         return "nothing to do: tracker=none"

@@ -31,9 +31,9 @@ from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.resilience import failure
 from trainkit.resilience.lock import RunLock
 from trainkit.runfolder import RunFolder, drop_torn_line, read_lines, replace_text
-from trainkit.secrets import flat
+from trainkit.secrets import flat, shown_word
 from trainkit.settings import Settings, name_of
-from trainkit.tracker.follower import Follower, Status
+from trainkit.tracker.follower import Followers, Status
 
 POLL_S = 0.1
 FLUSH_S = 30.0  # how long the end of a run waits for rows that are still on their way to the tracker
@@ -63,7 +63,7 @@ def run_locked(
     folder.summary.unlink(missing_ok=True)  # it would pass for this attempt's, if that is killed
     drop_torn_line(folder.events)
     replace_text(folder.config, yaml.safe_dump(config, sort_keys=False))
-    follower = Follower(settings.tracker, info(folder, settings, cluster, attempt, config))
+    follower = Followers(settings.tracker, info(folder, settings, cluster, attempt, config))
     follower.start()
     begin = time.time()
     folder.event("launch", attempt=attempt, ranks=cluster.ranks, host=socket.gethostname(), versions=versions())
@@ -84,7 +84,7 @@ def run_locked(
     return code if code in STATUS else EXIT_FAILED
 
 
-def follow(job: Job, console: Console, follower: Follower, signals: Sequence[str]) -> tuple[int, int]:
+def follow(job: Job, console: Console, follower: Followers, signals: Sequence[str]) -> tuple[int, int]:
     """Draw until the job ends. The first Ctrl-C or SIGTERM asks it to save and leave, the second ends it at once.
     `signals` ask too, and do not count: a scheduler sends one some time before SIGTERM.
     Returns its exit code, and how often it was asked."""
@@ -158,7 +158,7 @@ def following(folder: RunFolder, summary: dict[str, Any], words: Sequence[str]) 
             load = f"import transformers; print(transformers.AutoModelForCausalLM.from_pretrained({model}))"
             return "load the model", shlex.join(["python", "-c", load])
         return "look at the model", shlex.join(["ls", "-l", str(folder.model)])
-    again = [w for w in words if not w.startswith("run.dir=")] + [f"run.dir={folder.root}"]
+    again = [shown_word(w) for w in words if not w.startswith("run.dir=")] + [f"run.dir={folder.root}"]
     what = "mend what is said above, then go on" if summary["status"] in ("failed", "refused") else "go on"
     return what, f"python -m trainkit {shlex.join(again)}"
 

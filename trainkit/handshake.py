@@ -78,15 +78,32 @@ def _configuration(settings: Settings) -> dict[str, str]:
     return classes | dict(flat(asdict(settings)))
 
 
+def digests(data: Data) -> dict[str, int | str]:
+    """How many samples are trained on and held out, and a checksum of some of them."""
+    told: dict[str, int | str] = {}
+    for name, source in (("train", data.train), ("heldout", data.heldout)):
+        if source is not None and len(source) > 0:
+            told |= {f"{name}_samples": len(source), f"{name}_digest": _checksum(source, _some(source))}
+    return told
+
+
 def _fingerprint(name: str, source: Source) -> dict[str, str]:
-    """How many samples there are, and a checksum of the first, the middle and the last one as a batch."""
-    size = len(source)
-    ids = sorted({0, size // 2, size - 1})
+    ids = _some(source)
+    return {f"{name} samples": str(len(source)), f"{name} samples {ids}": f"checksum {_checksum(source, ids)}"}
+
+
+def _some(source: Source) -> list[int]:
+    """The first, the middle and the last sample."""
+    return sorted({0, len(source) // 2, len(source) - 1})
+
+
+def _checksum(source: Source, ids: list[int]) -> str:
+    """Of how many samples there are, and of the samples `ids` as one batch."""
     batch = source.fetch(ids)
-    seen = hashlib.sha256()
+    seen = hashlib.sha256(str(len(source)).encode())
     for kind in (batch.inputs, batch.targets):
         for key, tensor in sorted(kind.items()):
             seen.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
             seen.update(bits(tensor))
     seen.update(f"{batch.weight} {batch.tokens}".encode())
-    return {f"{name} samples": str(size), f"{name} samples {ids}": f"checksum {seen.hexdigest()[:12]}"}
+    return seen.hexdigest()[:12]

@@ -372,12 +372,13 @@ class RunInfo:
 
 
 class TrackerSession(Protocol):
-    """One open run in a tracker. Every method may raise; the follower retries and never lets it reach training."""
+    """One open run in a tracker. Every method may raise; what was sent before it did may come again."""
 
-    def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows of metrics.jsonl, in order."""
+    def log(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
 
-    def artifact(self, path: Path) -> None: ...
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def artifact(self, name: str, text: str) -> None: ...
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None: ...
 
@@ -395,5 +396,4 @@ class Tracker(Protocol):
         """Create or continue the run of this folder; None where nothing is tracked."""
 
     def held(self, folder: Path) -> Sequence[int] | None:
-        """The step of every row that the tracker holds for the run of `folder`, in any order; None where nothing is
-        tracked. Raises what the tracker's client raises."""
+        """The step of every row that it holds of the run in `folder`, in any order; None where nothing is tracked."""

@@ -29,6 +29,7 @@ from trainkit.data.plan import Plan, Step, split
 from trainkit.data.seed import reseed
 from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.export import export
+from trainkit.handshake import digests
 from trainkit.metrics import Meter, MetricLog, over_all_ranks
 from trainkit.progress import Progress
 from trainkit.protocols import Batch, Data, Engine, Outcome, World
@@ -384,7 +385,6 @@ class Trainer:
             self.folder.event(kind, **fields)
 
     def describe(self) -> dict[str, Any]:
-        parameters, trainable = self.engine.size()
         return {
             "attempt": self.store.attempt,
             "from_attempt": self.written_by,
@@ -392,8 +392,8 @@ class Trainer:
             "strategy": name_of(self.settings.strategy),
             "ranks": self.world.size,
             "device": self.world.device.type,
-            "train_samples": len(self.data.train),
+            **digests(self.data),
             "log_every": self.train.log_every,
-            "parameters": parameters,
-            "trainable": trainable,
+            "parameters": self.engine.size()[0],
+            "trainable": self.engine.size()[1],
         }

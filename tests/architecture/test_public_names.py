@@ -97,4 +97,5 @@ def test_the_commands() -> None:
         "jobs",
         "completion",
         "mlflow",
+        "promote",
     ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,10 @@ class Closed:
     def log(self, rows: Sequence[Any]) -> None:
         self.steps += [row["step"] for row in rows]
 
-    def artifact(self, path: Path) -> None:
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def artifact(self, name: str, text: str) -> None:
         pass
 
     def close(self, status: str) -> None:

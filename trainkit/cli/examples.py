@@ -37,4 +37,8 @@ EXAMPLES = {
     },
     "completion": {"completion bash": 'for ~/.bashrc: eval "$(trainkit completion bash)"'},
     "mlflow": {"mlflow sync runs/a": "send what the tracker has missed"},
+    "promote": {
+        "promote runs/a --to champion --if 'eval_loss<=champion'": "if its model is as good as the champion",
+        "promote runs/a --to champion --back": "the one before is champion again",
+    },
 }

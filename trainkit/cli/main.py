@@ -39,6 +39,7 @@ COMMANDS = {
     "jobs": "jobs ls|status|logs|wait|stop RUN: runs from any machine that sees their folder",
     "completion": "completion bash|zsh|fish: a script by which that shell completes commands, keys and choices",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
+    "promote": "promote RUN|MODEL --to ALIAS: move an alias of a registered model, --if 'eval_loss<=champion'; --back",
 }
 
 

@@ -32,8 +32,9 @@ def main(words: Sequence[str]) -> int:
 
 def _sync(folder: RunFolder, uris: Sequence[str]) -> str:
     config = yaml.safe_load(folder.config.read_text())
+    mlflow = config["tracker"].get("mlflow", config["tracker"])  # where there are several, each below its name
     for uri in uris:
-        config["tracker"]["uri"] = uri
+        mlflow["uri"] = uri
     settings, problems = build(config)
     if settings is None or problems:
         raise ConfigError(problems)
@@ -46,6 +47,6 @@ def _sync(folder: RunFolder, uris: Sequence[str]) -> str:
     ends = [event for event in read_lines(folder.events) if event["event"] == "end"]
     status: Status = front.tracker_status(ends[-1]["exit_code"]) if ends else "KILLED"
     try:
-        return sync(settings.tracker, info, list(read_lines(folder.metrics)), status)
+        return sync(settings.tracker, info, status)
     except Exception as error:  # whatever a tracker raises means the same here: it cannot be reached
         raise TrainkitError(f"the tracker did not take it: {reason(error)}") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from trainkit.errors import Problem
+from trainkit.secrets import HIDDEN, shown, without_login
 
 PLAIN_WIDTH = 160
 """A file or a pipe has no width of its own."""
@@ -57,7 +59,9 @@ def show_problems(problems: Sequence[Problem]) -> None:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     console.print(f"[bold red]{count}[/bold red]; nothing was started")
     for problem in problems:
-        console.print(f"  {escape(str(problem))}".replace("\n", "\n  "), soft_wrap=True)
+        secret = shown(problem.key, problem.value) == HIDDEN
+        told = without_login(str(replace(problem, value=HIDDEN) if secret else problem))
+        console.print(f"  {escape(told)}".replace("\n", "\n  "), soft_wrap=True)
 
 
 def _console(error: bool = False) -> Console:

@@ -13,14 +13,15 @@ from trainkit.cli.terminal import say, show_rows, title
 from trainkit.config import newest
 from trainkit.errors import EXIT_DONE
 from trainkit.protocols import Cluster
+from trainkit.secrets import hidden, shown_word
 from trainkit.settings import Settings
 
 
 def main(words: Sequence[str]) -> int:
     config, settings, cluster = prepare(words)
     title(f"{settings.name}: OK")
-    show_rows(summary(config, settings, cluster))
-    say(f"\nto run it: python -m trainkit {shlex.join(words)}")
+    show_rows(summary(hidden(config), settings, cluster))
+    say(f"\nto run it: python -m trainkit {shlex.join(map(shown_word, words))}")
     return EXIT_DONE
 
 
@@ -37,7 +38,8 @@ def summary(config: dict[str, Any], settings: Settings, cluster: Cluster) -> Ite
     yield "schedule", _component(config["schedule"])
     yield "evaluation", "before and after" + (f", every {train.eval_every} steps" if train.eval_every else "")
     yield "checkpoints", _checkpoints(settings)
-    yield "tracker", _component(config["tracker"])
+    trackers = [config["tracker"]] if "_target_" in config["tracker"] else config["tracker"].values()
+    yield "tracker", ", ".join(_component(tracker) for tracker in trackers)
     yield "run folder", _folder(settings)
 
 

@@ -17,10 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from trainkit import settings as s
-from trainkit.config.bundle import install_recipes_package
+from trainkit.config.bundle import SEVERAL, install_recipes_package
 from trainkit.config.suggest import suggest
 from trainkit.errors import ConfigError, Problem
 from trainkit.protocols import Launcher, Optimizer, Schedule, Strategy, Task, Tracker
+from trainkit.tracker._several import several
 
 SECTIONS: dict[str, type] = {
     "run": s.Run,
@@ -58,9 +59,7 @@ def build(config: Mapping[str, Any]) -> tuple[s.Settings | None, list[Problem]]:
     problems: list[Problem] = []
     types_of: dict[str, Any] = PLAIN | SECTIONS
     for group, seam in SEAMS.items():
-        node = config.get(group)
-        target = node.get("_target_") if isinstance(node, Mapping) else node
-        found = resolve(group, seam, target)
+        found = _component(group, seam, config.get(group))
         if isinstance(found, Problem):
             problems.append(found)
         else:
@@ -83,6 +82,19 @@ def build(config: Mapping[str, Any]) -> tuple[s.Settings | None, list[Problem]]:
     if any(values.get(key) is None for key in [*PLAIN, *SECTIONS, *SEAMS]):
         return None, problems
     return s.Settings(**values), problems
+
+
+def _component(group: str, seam: type, node: Any) -> type | Problem:
+    """The class of a component; of several, which are below their names, one that has them as fields."""
+    if not isinstance(node, Mapping) or "_target_" in node or group not in SEVERAL or not node:
+        return resolve(group, seam, node.get("_target_") if isinstance(node, Mapping) else node)
+    kinds: dict[str, type] = {}
+    for name, one in node.items():
+        found = resolve(group, seam, one.get("_target_") if isinstance(one, Mapping) else one)
+        if isinstance(found, Problem):
+            return dataclasses.replace(found, key=f"{group}.{name}._target_")
+        kinds[name] = found
+    return several(kinds)
 
 
 def resolve(group: str, seam: type, target: object) -> type | Problem:
@@ -134,7 +146,7 @@ def _lacking(cls: type, seam: type) -> str:
 def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Problem]) -> Any:
     """`node` as a `kind`, or None with its problems noted."""
     if isinstance(node, Mapping):
-        node = {k: v for k, v in node.items() if k != "_target_"}
+        node = {k: _plain(v) for k, v in node.items() if k != "_target_"}
         for path, value in _unknown(kind, node, key):
             problems.append(
                 _no_such_key(path, value, getattr(kind, "lacks", {}).get(path.removeprefix(f"{key}.")), known)
@@ -148,6 +160,11 @@ def _object(key: str, kind: Any, node: Any, known: list[str], problems: list[Pro
     except ValidationError as error:
         problems += _explain(key, node, error)
         return None
+
+
+def _plain(node: Any) -> Any:
+    """The keys of one of several components."""
+    return {k: v for k, v in node.items() if k != "_target_"} if isinstance(node, Mapping) else node
 
 
 def _no_such_key(path: str, value: Any, lacking: tuple[str, str] | None, known: list[str]) -> Problem:

@@ -8,6 +8,8 @@ from importlib.util import module_from_spec
 from pathlib import Path
 
 GROUPS = ("recipe", "strategy", "launcher", "tracker", "optimizer", "schedule")
+SEVERAL = ("tracker",)
+"""Groups of which a run may have several: tracker=[mlflow,tensorboard]."""
 
 
 def bundle(name: str) -> Path:

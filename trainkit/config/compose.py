@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.config.bundle import GROUPS, bundle, components, describe, folders
+from trainkit.config.bundle import GROUPS, SEVERAL, bundle, components, describe, folders
 from trainkit.config.space import Space
 from trainkit.config.suggest import ELSEWHERE, suggest
 from trainkit.errors import ConfigError, Problem
@@ -39,13 +39,13 @@ def draft(words: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
     problems += [p for o in overrides if (p := _bad_choice(o))]
     refused = {problem.key for problem in problems}
     used = [o for o in overrides if o.key_or_group.split(".")[0] not in refused]
-    chosen = {o.key_or_group: str(o.value()) for o in used if o.key_or_group in GROUPS}
+    chosen = {o.key_or_group: _chosen(o) for o in used if o.key_or_group in GROUPS}
     if "recipe" not in {*chosen, *refused}:
         raise ConfigError([*problems, no_recipe()])
     # Hydra would stop at the first unknown key. Forced, they all come through, and build() names them together.
     values = [f"++{o.key_or_group}={o.get_value_string()}" for o in used if o.key_or_group not in GROUPS]
     try:
-        config = _hydra([f"{group}={choice}" for group, choice in chosen.items()] + values)
+        config = _hydra([word for group, names in chosen.items() for word in _choosing(group, names)] + values)
         if config.get("name") is None:
             config["name"] = chosen.get("recipe", "")
         return _resolved(config), problems
@@ -164,12 +164,29 @@ def _unreadable(word: str, why: str, hint: str = "") -> Problem:
     return Problem("", "", f"cannot use {word!r}: {why}", hint)
 
 
+def _chosen(override: Override) -> str | list[str]:
+    value = override.value()
+    return [str(name) for name in value] if isinstance(value, list) else str(value)
+
+
+def _choosing(group: str, names: str | list[str]) -> list[str]:
+    """Hydra's words for a choice. Of several, each gets its keys below its own name."""
+    if isinstance(names, str):
+        return [f"{group}={names}"]
+    return [f"~{group}", *(f"+{group}@{group}.{name}={name}" for name in names)]
+
+
 def _bad_choice(override: Override) -> Problem | None:
     group = override.key_or_group
     if group not in GROUPS:
         return None
     choices = components(group)
     value = override.value()
+    if isinstance(value, list) and value and group in SEVERAL:
+        wrong = [name for name in value if name not in choices]
+        if not wrong and len({*value}) == len(value):
+            return None
+        value = wrong[0] if wrong else override.get_value_string()
     if isinstance(value, str) and value in choices:
         return None
     hint = ELSEWHERE.get((group, str(value))) or suggest(str(value), choices)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -14,23 +13,29 @@ from urllib.parse import urlsplit
 
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo, TrackerSession
-from trainkit.runfolder import replace_text
-from trainkit.secrets import without_login
+from trainkit.secrets import HIDDEN, without_login
+from trainkit.tracker._mlflow_models import Models
+from trainkit.tracker._mlflow_run import noted, open_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # of one log_batch
+MOST_METRICS = 1000  # of one log_batch
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mlflow:
-    """`uri` null: MLFLOW_TRACKING_URI, else a sqlite file in the working directory, which plain `mlflow ui` shows."""
+    """Where the runs go.
+
+    uri       null: MLFLOW_TRACKING_URI, else a sqlite file in the working directory, which plain `mlflow ui` shows
+    registry  the name under which the exported model is registered; null: it is not
+    """
 
     uri: str | None
     experiment: str
+    registry: str | None = None
 
     def problems(self) -> Sequence[Problem]:
         scheme = urlsplit(self.resolved_uri()).scheme.split("+")[0]
@@ -47,17 +52,18 @@ class Mlflow:
         """Create the folder's run, or continue it. Raises what MLflow raises, soon: an outage must not block."""
         uri = self.resolved_uri()
         with _lock(uri):  # processes that create one sqlite file at the same time break it
-            client = _client(uri)
+            client = connect(uri)
             experiment = self._experiment(client, uri)
-            run = _continue(client, info, uri) or _create(client, experiment, info, uri)
-        return MlflowSession(client, run, uri)
+            run = open_run(client, experiment, info, uri)
+            return MlflowSession(client, run, uri, Models(client, run, info, self.registry))
 
     def held(self, folder: Path) -> Sequence[int] | None:
-        note = folder / "mlflow.json"
-        if not note.exists():
+        known = noted(folder)
+        if "run_id" not in known:
             return []
-        known = json.loads(note.read_text())
-        return [metric.step for metric in _client(known["uri"]).get_metric_history(known["run_id"], "samples")]
+        mine = self.resolved_uri()  # the note has it without its password
+        uri = mine if without_login(mine) == known["uri"] else known["uri"]
+        return [metric.step for metric in connect(uri).get_metric_history(known["run_id"], "samples")]
 
     def _experiment(self, client: MlflowClient, uri: str) -> str:
         found = client.get_experiment_by_name(self.experiment)
@@ -67,10 +73,11 @@ class Mlflow:
         return str(client.create_experiment(self.experiment, artifact_location=local))
 
 
-def _client(uri: str) -> MlflowClient:
-    """A client that is quiet, and says soon that its server is down."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+def connect(uri: str) -> MlflowClient:
+    """A client that is quiet, and says soon that its server is down. It is the follower that tries again."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody was asked, and it would be one more outage
     level = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     logging.getLogger("alembic").setLevel(logging.ERROR)
 
@@ -88,80 +95,11 @@ def _lock(uri: str) -> Any:
     return FileLock(uri.removeprefix("sqlite:///") + ".lock") if uri.startswith("sqlite:///") else nullcontext()
 
 
-def _continue(client: MlflowClient, info: RunInfo, uri: str) -> Run | None:
-    """The run that an earlier attempt made. What was set differently this time becomes tags: MLflow refuses to change
-    a param. What it lacks, because the server went down in between, is made up for."""
-    from mlflow.exceptions import MlflowException
-
-    note = info.folder / "mlflow.json"
-    if not note.exists():
-        return None
-    known = json.loads(note.read_text())
-    if known["uri"] != uri:
-        return None
-    try:
-        run = client.get_run(known["run_id"])
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    known_params, attempt = run.data.params, info.tags["trainkit.attempt"]
-    changed = {k: v for k, v in _params(info.params).items() if known_params.get(k, v) != v}
-    _describe(client, run, {k: v for k, v in info.params.items() if k not in known_params})
-    _tag(client, run, dict(info.tags) | {f"resume.{attempt}.{key}": value for key, value in changed.items()})
-    client.update_run(run.info.run_id, status="RUNNING")
-    return run
-
-
-def _create(client: MlflowClient, experiment: str, info: RunInfo, uri: str) -> Run:
-    run = client.create_run(experiment, run_name=info.name)
-    replace_text(info.folder / "mlflow.json", json.dumps({"run_id": run.info.run_id, "uri": uri}))
-    _describe(client, run, info.params)
-    _tag(client, run, dict(info.tags) | _below(client, experiment, info, uri))
-    return run
-
-
-def _below(client: MlflowClient, experiment: str, info: RunInfo, uri: str) -> dict[str, str]:
-    """The tag by which MLflow shows the run below that of its sweep, which the first of the members makes."""
-    from filelock import FileLock
-
-    if info.parent is None:
-        return {}
-    note = info.parent / "mlflow.json"
-    with FileLock(f"{note}.lock"):  # members may start at the same time
-        known = json.loads(note.read_text()) if note.exists() else {}
-        if known.get("uri") != uri:
-            run = client.create_run(experiment, run_name=info.parent.name)
-            known = {"run_id": run.info.run_id, "uri": uri}
-            replace_text(note, json.dumps(known))
-    return {"mlflow.parentRunId": known["run_id"]}
-
-
-def _describe(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
-    from mlflow.entities import Param
-
-    entities = [Param(key, value) for key, value in _params(params).items()]
-    for i in range(0, len(entities), MOST_PARAMS):
-        client.log_batch(run.info.run_id, params=entities[i : i + MOST_PARAMS])
-
-
-def _tag(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
-    from mlflow.entities import RunTag
-
-    entities = [RunTag(key, value) for key, value in tags.items()]
-    for i in range(0, len(entities), MOST_PARAMS):
-        client.log_batch(run.info.run_id, tags=entities[i : i + MOST_PARAMS])
-
-
-def _params(params: Mapping[str, str]) -> dict[str, str]:
-    return {key: value[:LONGEST_PARAM] for key, value in params.items()}
-
-
 class MlflowSession:
     """One open run."""
 
-    def __init__(self, client: MlflowClient, run: Run, uri: str) -> None:
-        self._client, self._uri = client, uri
+    def __init__(self, client: MlflowClient, run: Run, uri: str, models: Models) -> None:
+        self._client, self._uri, self._models = client, uri, models
         self._id, self._experiment = run.info.run_id, run.info.experiment_id
         # Every row carries `samples`, which only grows: what the server holds of it says which rows it has.
         self._samples = run.data.metrics.get("samples", -1.0)
@@ -171,18 +109,27 @@ class MlflowSession:
         for batch in _batches(new):
             self._client.log_batch(self._id, metrics=[metric for row in batch for metric in _metrics(row)])
             self._samples = batch[-1]["samples"]
+        self._models.look(rows)
 
-    def artifact(self, path: Path) -> None:
-        self._client.log_artifact(self._id, str(path))
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
+        self._models.tell(events)
+
+    def artifact(self, name: str, text: str) -> None:
+        self._client.log_text(self._id, text, name)
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         self._client.set_terminated(self._id, status=status)
 
     def where(self) -> str:
-        uri = without_login(self._uri)
-        if uri.startswith("http"):
-            return f"{uri}/#/experiments/{self._experiment}/runs/{self._id}"
-        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        return place(self._uri, self._experiment, self._id)
+
+
+def place(uri: str, experiment: str, run: str) -> str:
+    """Where a person looks at a run: a link, or the command that shows it."""
+    shown = without_login(uri)
+    if shown.startswith("http"):
+        return f"{shown.replace(f'{HIDDEN}@', '')}/#/experiments/{experiment}/runs/{run}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
 
 
 def _metrics(row: Mapping[str, Any]) -> list[Metric]:

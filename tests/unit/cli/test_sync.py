@@ -20,7 +20,7 @@ def finished_run(root: Path, *words: str) -> RunFolder:
     folder = RunFolder(root)
     root.mkdir()
     folder.config.write_text(yaml.safe_dump(compose(["recipe=mine", f"run.dir={root}", *words])))
-    folder.event("start", attempt=1, ranks=4)
+    folder.event("start", attempt=1, step=0, ranks=4)
     for step in (1, 2, 3):
         append_line(folder.metrics, {"step": step, "samples": 32 * step, "loss": 1 / step, "time": 1000.0 + step})
     folder.event("end", step=3, status="done", exit_code=0)

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.conftest import until
+from tests.mlflow_server import Server
 from trainkit.protocols import RunInfo
 from trainkit.runfolder import RunFolder, append_line
 from trainkit.tracker.mlflow import Mlflow
@@ -77,42 +70,6 @@ def seen(uri: str, root: Path) -> Seen:
 
 def losses(*steps: int) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in rows(*steps)]
-
-
-class Server:
-    """`mlflow server` on one port."""
-
-    def __init__(self, database: str, folder: Path) -> None:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._database, self._folder = database, folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        words = ["server", "--backend-store-uri", self._database, "--artifacts-destination", str(self._folder)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words, "--port", str(self.port), "--workers", "1"],
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        until(self._answers, "the server does not start")
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                return answer.status == 200  # type: ignore[no-any-return]
-        except (urllib.error.URLError, ConnectionError):
-            return False
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from tests.mlflow_server import Server
 from tests.unit.conftest import until
-from tests.unit.tracker.conftest import Server, info, losses, seen, write
+from tests.unit.tracker.conftest import info, losses, seen, write
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo
-from trainkit.runfolder import RunFolder, read_lines, truncate_after
+from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.tracker import follower as module
-from trainkit.tracker.follower import Follower, sync
+from trainkit.tracker.follower import Follower, reason, sync
 from trainkit.tracker.mlflow import Mlflow
 from trainkit.tracker.none import NoTracker
 
@@ -29,7 +31,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_goes_down_and_comes_back_has_every_row_once(server: Server, tmp_path: Path) -> None:
-    tracker = Mlflow(uri=server.uri, experiment="unit")
+    """And with a login in its URI, which stays out of the folder."""
+    tracker = Mlflow(uri=server.uri.replace("//", "//me:sesame@"), experiment="unit")
     root, late = tmp_path / "outage", tmp_path / "late"
     server.start()
     follower = Follower(tracker, info(root, lr="0.1"))
@@ -59,9 +62,38 @@ def test_a_server_that_goes_down_and_comes_back_has_every_row_once(server: Serve
     assert follower.where is not None
     assert follower.where.startswith(f"{server.uri}/#/experiments/")
     for _ in range(2):  # `trainkit mlflow sync`
-        sync(tracker, info(late), list(read_lines(RunFolder(late).metrics)), "FAILED")
+        sync(tracker, info(late), "FAILED")
     found = seen(server.uri, late)
     assert (found.history, found.status) == (losses(1, 2), "FAILED")
+    assert json.loads((late / "mlflow.json").read_text())["uri"] == server.uri.replace("//", "//(not shown)@")
+    assert tracker.held(late) == [1, 2]
+
+
+def test_the_configuration_is_sent_without_its_secrets(database: str, tmp_path: Path) -> None:
+    """While a run goes on, and afterwards; the folder's own can still run."""
+    from mlflow import MlflowClient
+
+    tracker = Mlflow(uri=database, experiment="unit")
+    for name in ("live", "later"):
+        root, about = tmp_path / name, info(tmp_path / name)
+        config = RunFolder(root).config
+        config.write_text("tracker: {uri: 'http://me:sesame@h'}\nrecipe: {hf_token: sesame, size: 3}\n")
+        write(root, 1)
+        if name == "live":
+            follower = Follower(tracker, about)
+            follower.start()
+            assert follower.finish("FINISHED", 30) == 0
+        else:
+            sync(tracker, about, "FINISHED")
+        run = json.loads((root / "mlflow.json").read_text())["run_id"]
+        sent = Path(MlflowClient(database).download_artifacts(run, "config.yaml", str(tmp_path))).read_text()
+        assert sent == "tracker:\n  uri: http://(not shown)@h\nrecipe:\n  hf_token: (not shown)\n  size: 3\n"
+        assert "sesame" in config.read_text()
+
+
+def test_a_fault_is_told_without_a_password() -> None:
+    fault = ValueError("cannot reach http://me:sesame@h:1/x")
+    assert reason(fault) == "ValueError: cannot reach http://(not shown)@h:1/x"
 
 
 def test_a_server_that_never_answers_holds_the_end_up_for_a_bounded_time(tmp_path: Path) -> None:
@@ -122,7 +154,10 @@ class Faulty:
         self._maybe("log")
         self.got += [row["step"] for row in rows]
 
-    def artifact(self, path: Path) -> None:
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def artifact(self, name: str, text: str) -> None:
         self._maybe("artifact")
 
     def close(self, status: str) -> None:

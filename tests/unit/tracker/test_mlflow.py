@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.tracker.conftest import info, losses, rows, seen
 from trainkit.protocols import TrackerSession
-from trainkit.tracker.mlflow import MOST_METRICS, Mlflow, MlflowSession, _batches, _metrics
+from trainkit.tracker.mlflow import MOST_METRICS, Mlflow, _batches, _metrics, place
 
 
 def opened(uri: str, root: Path, attempt: int = 1, **params: str) -> TrackerSession:
@@ -35,7 +35,7 @@ def test_attempts_share_a_run_and_the_changed_keys_are_told(database: str, tmp_p
     assert found.history == losses(0, 1, 2, 3)
     assert found.status == "FINISHED"
     assert (found.params["lr"], found.params["new"], len(found.params)) == ("0.1", "n", 153)
-    assert {k: v for k, v in found.tags.items() if not k.startswith("mlflow.")} == {
+    assert {k: v for k, v in found.tags.items() if not k.startswith(("mlflow.", "trainkit.key"))} == {
         "trainkit.attempt": "2",
         "resume.2.lr": "0.2",
     }
@@ -77,6 +77,21 @@ def test_what_a_failed_start_left_out_is_made_up_for(database: str, tmp_path: Pa
     assert not any(tag.startswith("resume.") for tag in found.tags)
 
 
+def test_a_run_whose_making_was_not_answered_is_found_again(database: str, tmp_path: Path) -> None:
+    """And what was asked for twice is one run in the end."""
+    from mlflow import MlflowClient
+
+    root = tmp_path / "unanswered"
+    opened(database, root)
+    note = json.loads((root / "mlflow.json").read_text())
+    client = MlflowClient(database)
+    made = client.get_run(note.pop("run_id"))
+    client.create_run(made.info.experiment_id, run_name="unanswered", tags={"trainkit.key": note["key"]})
+    (root / "mlflow.json").write_text(json.dumps(note))
+    opened(database, root).log(rows(1, 2))
+    assert seen(database, root).history == losses(1, 2)  # of the one run that there is
+
+
 def test_another_store_gets_a_run_of_its_own(database: str, tmp_path: Path) -> None:
     root = tmp_path / "moved"
     info(root)
@@ -92,16 +107,12 @@ def test_another_store_gets_a_run_of_its_own(database: str, tmp_path: Path) -> N
     [
         ("sqlite:////a place/x.db", ["mlflow", "ui", "--backend-store-uri", "sqlite:////a place/x.db"]),
         ("http://h:5000", ["http://h:5000/#/experiments/3/runs/abc"]),
+        ("http://me:pass@h:5000", ["http://h:5000/#/experiments/3/runs/abc"]),
         ("postgresql://me:pass@h/db", ["mlflow", "ui", "--backend-store-uri", "postgresql://(not shown)@h/db"]),
     ],
 )
 def test_the_way_to_look_can_be_pasted_into_a_shell_and_holds_no_password(uri: str, told: list[str]) -> None:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run, RunData, RunInfo
-
-    about = RunInfo("abc", "3", "me", "RUNNING", 0, None, "active")
-    session = MlflowSession(MlflowClient("http://127.0.0.1:1"), Run(about, RunData()), uri)
-    assert shlex.split(session.where()) == told
+    assert shlex.split(place(uri, "3", "abc")) == told
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def close(sweep: SweepFolder, asked: Asked, settings: Settings, results: Mapping
         tags[f"sweep.best.{asked.metric}"] = str(min(values) if asked.mode == "min" else max(values))
     info = RunInfo(folder=sweep.root, name=f"{settings.name} {sweep.root.name}", params=params, tags=tags)
     try:
-        sync(settings.tracker, info, [], tracker_status(code))
+        sync(settings.tracker, info, tracker_status(code))
     except Exception as error:  # whatever a tracker raises means the same here: it cannot be reached
         again = "" if code != EXIT_DONE else "; the same command tries again"
         say(f"the tracker cannot be reached ({reason(error)}){again}", error=True)

@@ -1,0 +1,88 @@
+"""Prometheus: the newest row of the run on a port that a Prometheus server asks."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from trainkit.errors import Problem
+from trainkit.protocols import RunInfo, TrackerSession
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+LABELS = ("run", "recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prometheus:
+    """Every number of the newest row as a gauge trainkit_KEY, step_seconds besides, and events counted by kind.
+
+    port  of the machine on which the command was given; 0: one that is free
+    """
+
+    port: Annotated[int, Ge(0), Le(65535)]
+
+    def problems(self) -> Sequence[Problem]:
+        if importlib.util.find_spec("prometheus_client") is None:
+            return [Problem("tracker", "prometheus", "is not installed", "pip install 'trainkit[prometheus]'")]
+        return ()
+
+    def open(self, info: RunInfo) -> TrackerSession | None:
+        from prometheus_client import CollectorRegistry, start_http_server
+
+        registry = CollectorRegistry()
+        server, _ = start_http_server(self.port, registry=registry)
+        return PrometheusSession(server, registry, info)
+
+    def held(self, folder: Path) -> Sequence[int] | None:
+        return None
+
+
+class PrometheusSession:
+    """One run on one port, until it ends: there are no numbers of a run that is over."""
+
+    def __init__(self, server: Any, registry: CollectorRegistry, info: RunInfo) -> None:
+        from prometheus_client import Counter, Gauge
+
+        self._server, self._registry = server, registry
+        self._labels = {"run": str(info.folder), "recipe": info.tags.get("recipe", info.name)}
+        self._gauges: dict[str, Gauge] = {}
+        self._last: tuple[int, float] | None = None
+        self._events = Counter("trainkit_events", "Events of the run, by kind", (*LABELS, "event"), registry=registry)
+
+    def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            if self._last is not None and row["step"] > self._last[0]:
+                self._set("step_seconds", (row["time"] - self._last[1]) / (row["step"] - self._last[0]))
+            self._last = row["step"], row["time"]
+        for key, value in {key: value for row in rows for key, value in row.items()}.items():
+            self._set(key, float(value))
+
+    def _set(self, key: str, value: float) -> None:
+        from prometheus_client import Gauge
+
+        if key not in self._gauges:
+            said = f"{key} in the newest row of metrics.jsonl that has it"
+            self._gauges[key] = Gauge(f"trainkit_{key}", said, LABELS, registry=self._registry)
+        self._gauges[key].labels(**self._labels).set(value)
+
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
+        for event in events:
+            self._events.labels(**self._labels, event=event["event"]).inc()
+
+    def artifact(self, name: str, text: str) -> None:
+        pass
+
+    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def where(self) -> str:
+        return f"http://{socket.gethostname()}:{self._server.server_port}/metrics"

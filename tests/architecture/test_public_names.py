@@ -37,7 +37,7 @@ def test_what_a_recipe_fills_in() -> None:
     methods = {n for n, v in vars(protocols.Task).items() if callable(v) and not n.startswith("_")}
     assert methods == {
         *("build_model", "build_data", "loss", "metrics", "problems", "prepare", "blocks", "sample", "export"),
-        *("model_shape", "tensor_plan", "sequence_part", "pipeline", "example"),
+        *("model_shape", "tensor_plan", "sequence_part", "pipeline", "example", "with_layers"),
     }
 
 
@@ -89,4 +89,5 @@ def test_the_commands() -> None:
         "slurm",
         "jobs",
         "mlflow",
+        "plan",
     ]

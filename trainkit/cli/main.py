@@ -31,6 +31,7 @@ COMMANDS = {
     "slurm": "slurm render|check|submit recipe=NAME: a run as a Slurm job; slurm job: what its batch script calls",
     "jobs": "jobs ls|status|logs|stop RUN: runs from any machine that sees their folder",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
+    "plan": "plan recipe=NAME cluster=8xh100: which strategies fit a machine, how fast each would be, and the command",
 }
 
 

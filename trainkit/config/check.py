@@ -44,6 +44,11 @@ def fitting(settings: Settings, cluster: Cluster) -> tuple[int, ...]:
     return tuple(n for n in cluster.fewer if not [*_ranks(settings, replace(cluster, ranks=n))])
 
 
+def refused(settings: Settings, cluster: Cluster) -> list[Problem]:
+    """What keeps the run from these ranks, wherever they are: nothing of this machine is looked at."""
+    return [*_ranks(settings, cluster)]
+
+
 def _ranks(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
     """What depends on the number of ranks."""
     yield from _batch(settings, cluster)

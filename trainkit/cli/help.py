@@ -1,7 +1,10 @@
-"""--help: examples, commands, then the keys as conf/config.yaml explains them."""
+"""--help: examples, commands, then the keys as conf/config.yaml explains them. After a command: what its module says
+of itself."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 
@@ -28,6 +31,10 @@ KEY = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?P<value>[^#]*)(#\s*(?P<comment
 
 
 def main(words: Sequence[str]) -> int:
+    """`words`: the command that is asked about, if one is."""
+    if words:
+        say(inspect.getdoc(importlib.import_module(f"trainkit.cli.{words[0]}")) or COMMANDS[words[0]])
+        return EXIT_DONE
     say(f"trainkit {__version__}: one Trainer over the distributed-training frameworks\n")
     say("usage: python -m trainkit recipe=NAME [key=value ...]     (trainkit is the same as python -m trainkit)")
     say("       python -m trainkit COMMAND [...]\n")

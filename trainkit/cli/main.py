@@ -57,7 +57,7 @@ def dispatch(words: list[str]) -> int:
     if not words:
         return _usage()
     if "--help" in words or "-h" in words:
-        return _call("help", [])
+        return _call("help", [word for word in words[:1] if word in COMMANDS])
     if words == ["--version"]:
         say(__version__)
         return EXIT_DONE

@@ -4,7 +4,7 @@ Every strategy, with usual sizes of its axes: memory of a rank by kind, bytes th
 MFU, or why it does not do; then the best three and the command for the first. No GPU is needed, and nothing is started.
 docs/plan.md has the formulas.
 
-    python -m trainkit plan recipe=llm_pretrain recipe.size=tiny train.device=cpu cluster=cpu
+    python -m trainkit plan recipe=llm_pretrain recipe.layers=1 train.device=cpu cluster=cpu
 
     cluster=8xh100          the machine: a100, h100, h200, cpu, and your own conf/cluster/NAME.yaml; `here` is this one
     --calibrate             measure this machine first, as cluster=here; alone: measure it only

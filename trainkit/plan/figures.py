@@ -30,6 +30,9 @@ from trainkit.strategy.pipeline import Pipeline
 
 BY_TOKENS = ("tensor", "context", "pipeline")
 """Axes on which activations travel; on the others it is weights and gradients."""
+BUCKET, LIVE = 4 * 5e8, 4 * 1e9
+"""Bytes at which DeepSpeed by default sends the gradients that it has collected, and of what ZeRO 3 keeps gathered
+(reduce_bucket_size and stage3_max_live_parameters, in elements)."""
 Numbers = dict[tuple[str, ...], float]
 """Bytes by kind of memory, and count and payload of collectives by kind and axis."""
 
@@ -129,15 +132,19 @@ class Figures:
 
     def _gathered(self, collectives: tuple[Collective, ...], memory: Mapping[str, float]) -> float:
         """Weights that are whole for a while, and their gradients: of the layer at work, of the next one, and of what
-        is around the layers; or of all, where they stay until backward. ZeRO 3 gathers as FSDP does."""
+        is around the layers; or of all, where they stay until backward."""
         strategy = self.settings.strategy
+        if isinstance(strategy, Zero):
+            whole = max((c.payload / c.count for c in collectives if c.kind == "all_gather" and c.count), default=0.0)
+            live = min(whole, LIVE) if strategy.spread().stage == 3 else 0.0
+            return min(whole, BUCKET) + live
         gathers = [c for c in collectives if c.kind == "all_gather" and c.axis == "shard" and c.count and c.ranks > 1]
-        if isinstance(strategy, Zero) or not gathers or not isinstance(strategy, Meshed):
+        if not gathers or not isinstance(strategy, Meshed):
             return 0.0
         one = sum(c.payload / c.count for c in gathers)
         if strategy.sharding().reshard_after_forward:
             return 5 * one
-        return memory["weights"] * self.axes.data / self.axes.replicas + 2 * one
+        return memory["weights"] * self.axes.sizes()["shard"] + 2 * one
 
     # ------------------------------------------------------------------------------------ simulations
 
@@ -171,7 +178,7 @@ class Figures:
         if layers is not None:
             recipe = recipe.with_layers(layers * stages) or recipe
         if isinstance(strategy, (Mesh, Pipeline)) and stages > 1:
-            equal = None if layers is None else [layers * n for n in range(1, stages)]
+            equal: list[int | str] | None = None if layers is None else [layers * n for n in range(1, stages)]
             strategy = replace(strategy, schedule="gpipe", virtual_stages=1, cut=equal)
         train = replace(settings.train, global_batch=self.readers * passes, micro_batch=1)
         simulation = simulate(replace(settings, recipe=recipe, strategy=strategy, train=train), self.ranks)

@@ -17,7 +17,7 @@ BACKWARD = 2
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *rest: Any, **more: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}

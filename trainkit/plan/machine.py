@@ -1,7 +1,7 @@
-"""The machines that a run is planned for: conf/cluster/KIND.yaml, and `here`, which `trainkit plan --calibrate` measures.
+"""The machines that a run is planned for: conf/cluster/KIND.yaml, and `here`, measured by `trainkit plan --calibrate`.
 
-    cluster=8xh100     8 devices of that kind; more than a node has are nodes
-    cluster=h100       one node
+cluster=8xh100     8 devices of that kind; more than a node has are nodes
+cluster=h100       one node
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ from trainkit.strategy._zero import Zero
 USABLE = 0.92
 """Of a GPU's memory: the rest is CUDA's own, NCCL's buffers and what fragmentation costs."""
 
+ALIKE = 1.005
+"""So much slower counts as equally fast: each micro-batch costs time that the model does not know of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -49,7 +52,7 @@ def plan(words: Sequence[str], site: Site) -> list[Row]:
     counted = Counted()
     rows = [row(rest, way, site, counted) for way in ways]
     order = {"fits": 0, "too large": 1, "refused": 2}
-    return sorted(rows, key=lambda r: (order[r.verdict], r.times.step if r.times else 0.0))
+    return sorted(rows, key=lambda r: (order[r.verdict], _step(r)))
 
 
 class Counted:
@@ -102,11 +105,18 @@ def _reason(problems: Sequence[Problem]) -> str:
 
 
 def _best(way: Words, figures: Figures, site: Site, forward: float) -> Row:
-    """With the micro-batch that is asked for; with train.micro_batch=null the one that is fastest of those that fit,
-    else the smallest."""
+    """With the micro-batch that is asked for; with train.micro_batch=null the fastest of those that fit, and of those
+    that are about as fast the largest; where none fits, the smallest."""
     rows = [_row(way, figures, site, forward, samples) for samples in _sizes(figures)]
     fitting = [row for row in rows if row.verdict == "fits"]
-    return min(fitting, key=lambda r: r.times.step if r.times else 0.0) if fitting else rows[0]
+    if not fitting:
+        return rows[0]
+    fastest = min(_step(row) for row in fitting)
+    return max((row for row in fitting if _step(row) <= ALIKE * fastest), key=lambda row: row.samples)
+
+
+def _step(row: Row) -> float:
+    return row.times.step if row.times else 0.0
 
 
 def _sizes(figures: Figures) -> Iterator[int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trainkit.plan.machine import GIGA, Site
+from trainkit.plan.machine import Site
 from trainkit.plan.plan import USABLE, Row, command
+from trainkit.simulation.report import size
 
 HEADER = (
     *("strategy", "parameters", "gradients", "moments", "activations", "buffers", "peak", "sent", "micro", "step"),
@@ -15,7 +16,7 @@ BEST = 3
 
 
 def cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    """A line for each, in the order of HEADER; memory and what is sent in GB."""
+    """A line for each, in the order of HEADER."""
     for row in rows:
         if row.load is None or row.times is None:
             yield row.name, *[""] * (len(HEADER) - 2), f"refused: {row.why}"
@@ -23,7 +24,7 @@ def cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
         load, times = row.load, row.times
         sizes = (load.parameters, load.gradients, load.moments, load.activations, load.buffers, load.peak, times.sent)
         yield (
-            *(row.name, *(_gb(size) for size in sizes), f"{row.samples} x {row.passes}"),
+            *(row.name, *(size(round(each)) for each in sizes), f"{row.samples} x {row.passes}"),
             *(_seconds(times.step), f"{100 * row.mfu:.1f}%", _verdict(row)),
         )
 
@@ -31,7 +32,7 @@ def cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
 def head(site: Site) -> str:
     nodes = "1 node" if site.hosts == 1 else f"{site.hosts:,} nodes"
     room = USABLE * site.machine.memory_gb
-    return f"{site.word}: {site.ranks:,} ranks on {nodes}, {room:.1f} GB usable on each; all figures per rank and step, GB"
+    return f"{site.word}: {site.ranks:,} ranks on {nodes}, {room:.1f} GB usable on each; figures of a rank and step"
 
 
 def best(words: Sequence[str], rows: Sequence[Row], site: Site) -> Iterator[str]:
@@ -59,10 +60,6 @@ def _where(row: Row) -> str:
     t = row.times
     parts = {"computing": t.compute, "memory": t.memory, "waiting for others": t.communication, "bubble": t.bubble}
     return f"{_seconds(t.step)} = " + " + ".join(f"{_seconds(v)} {k}" for k, v in parts.items() if v > 0.0005 * t.step)
-
-
-def _gb(size: float) -> str:
-    return f"{size / GIGA:.1f}" if size >= GIGA else f"{size / GIGA:.2g}" if size else "0"
 
 
 def _seconds(value: float) -> str:

@@ -13,7 +13,7 @@ FEW, MANY = 2, 16  # stages of a pipeline
 
 
 def variants(site: Site) -> Iterator[Words]:
-    """One or more for every strategy there is, the user's own too."""
+    """One or more for every strategy there is, one's own too."""
     for name in sorted(components("strategy"), key=_order):
         chosen = f"strategy={name}"
         more = {"fsdp": _fsdp, "mesh": _mesh, "pipeline": _pipeline}.get(name)
@@ -44,7 +44,8 @@ def _pipeline(site: Site) -> Iterator[Words]:
 
 
 def _mesh(site: Site) -> Iterator[Words]:
-    """Tensor parallel within a node, FSDP across; and with stages for many nodes."""
+    """Tensor parallel within a node, FSDP across; and with stages for many nodes. With fewer than four ranks it
+    would be one of the others."""
     within = min(site.ranks, site.machine.per_node)
     sizes = [n for n in (2, 8) if n <= within and site.ranks % n == 0 and n < site.ranks]
     for tensor in sizes:

@@ -162,7 +162,8 @@ class LlmPretrain(Task):
         widths = Widths(model=width, inner=inner, gated=True, vocabulary=self.vocab)
         return ModelShape(layers=layers, heads=(heads, kv_heads), sequence_length=self.seq_len, widths=widths)
 
-    def with_layers(self, layers: int) -> Task | None:
+    def with_layers(self, layers: int) -> Task:
+        """Implements preflight.Layered."""
         return replace(self, layers=layers)
 
     def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:

@@ -142,11 +142,6 @@ class Task(ABC):
         Without torch, and with keys that `problems` may refuse; None where it is not known yet."""
         return None
 
-    def with_layers(self, layers: int) -> Task | None:
-        """The same with so many repeated layers in its model, where they are all alike: then a plan looks at a shallow
-        model and reckons the rest. None: they are not, or it cannot be told."""
-        return None
-
     def tensor_plan(self, model: nn.Module) -> Mapping[str, Any] | None:
         """How a tensor axis divides `model`: {module name, * for a number in it: style}. A style is the name of one
         (docs/mesh.md) or an object of torch's ParallelStyle. By default what a transformers model says of itself;

@@ -25,7 +25,7 @@ def test_the_seams() -> None:
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
         *("Cluster", "Ranks", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
     }
-    assert defined(preflight) == {"Claim", "Configured", "Divides", "HandsOver", "Lacking", "Sweeps"}
+    assert defined(preflight) == {"Claim", "Configured", "Divides", "HandsOver", "Lacking", "Layered", "Sweeps"}
 
 
 def defined(module: ModuleType) -> set[str]:
@@ -37,7 +37,7 @@ def test_what_a_recipe_fills_in() -> None:
     methods = {n for n, v in vars(protocols.Task).items() if callable(v) and not n.startswith("_")}
     assert methods == {
         *("build_model", "build_data", "loss", "metrics", "problems", "prepare", "blocks", "sample", "export"),
-        *("model_shape", "tensor_plan", "sequence_part", "pipeline", "example", "with_layers"),
+        *("model_shape", "tensor_plan", "sequence_part", "pipeline", "example"),
     }
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
+from trainkit.preflight import Layered
+from trainkit.protocols import Task
 from trainkit.settings import Settings
 from trainkit.simulation.fake import shapes_of
 from trainkit.simulation.simulate import simulate
@@ -73,7 +75,7 @@ class Figures:
         """The layers of each stage of the pipeline, if a shallow model tells what a deep one needs."""
         recipe, stages = self.settings.recipe, self.axes.pipeline
         shape = recipe.model_shape()
-        if shape is None or shape.layers < 3 * stages or recipe.with_layers(1) is None:
+        if shape is None or shape.layers < 3 * stages or not isinstance(recipe, Layered):
             return None
         if stages == 1 or not isinstance(self.settings.strategy, Meshed):
             return [shape.layers]
@@ -174,9 +176,10 @@ class Figures:
     def _simulate(self, passes: int, layers: int | None, stage: int) -> Numbers:
         """`layers` of each stage; None: all there are."""
         settings, stages = self.settings, self.axes.pipeline
-        recipe, strategy = settings.recipe, settings.strategy
-        if layers is not None:
-            recipe = recipe.with_layers(layers * stages) or recipe
+        recipe: Task = settings.recipe
+        strategy = settings.strategy
+        if layers is not None and isinstance(recipe, Layered):
+            recipe = recipe.with_layers(layers * stages)
         if isinstance(strategy, (Mesh, Pipeline)) and stages > 1:
             equal: list[int | str] | None = None if layers is None else [layers * n for n in range(1, stages)]
             strategy = replace(strategy, schedule="gpipe", virtual_stages=1, cut=equal)

@@ -13,6 +13,7 @@ from trainkit.plan import cost, flops
 from trainkit.plan.figures import Figures, Load
 from trainkit.plan.machine import GIGA, Site
 from trainkit.plan.variants import Words, variants
+from trainkit.preflight import Layered
 from trainkit.settings import Settings
 from trainkit.strategy._meshed import Meshed
 from trainkit.strategy._zero import Zero
@@ -43,16 +44,24 @@ class Row:
 
 
 def plan(words: Sequence[str], site: Site) -> list[Row]:
-    """Those that fit, the fastest first, then the others. `words` as of a run; where they choose a strategy only that
-    one is looked at. Raises ConfigError where they are no run under any strategy."""
+    """Those that fit, the fastest first (of some that are about as fast the simplest), then the others. `words` as of a
+    run; where they choose a strategy only that one is looked at. Raises ConfigError where they are no run under any
+    strategy."""
     own = tuple(word for word in words if word.startswith(("strategy=", "strategy.")))
     rest = [word for word in words if word not in own and not word.startswith("launcher")]
     ways = [own] if own else list(variants(site))
     settled(rest if not own else [*rest, *own], site)
     counted = Counted()
     rows = [row(rest, way, site, counted) for way in ways]
-    order = {"fits": 0, "too large": 1, "refused": 2}
-    return sorted(rows, key=lambda r: (order[r.verdict], _step(r)))
+    fitting = sorted([r for r in rows if r.verdict == "fits"], key=_step)
+    alike = [r for r in rows if r in fitting and _step(r) <= ALIKE * _step(fitting[0])]
+    first = alike[:1]  # in the order of the variants: the simplest
+    return [
+        *first,
+        *(r for r in fitting if r not in first),
+        *sorted([r for r in rows if r.verdict == "too large"], key=_step),
+        *(r for r in rows if r.verdict == "refused"),
+    ]
 
 
 class Counted:
@@ -64,12 +73,12 @@ class Counted:
     def of(self, settings: Settings) -> float:
         if self._found is None:
             recipe, shape = settings.recipe, settings.recipe.model_shape()
-            one, two = recipe.with_layers(1), recipe.with_layers(2)
-            if shape is None or one is None or two is None:
+            if shape is None or not isinstance(recipe, Layered):
                 self._found = flops.forward(recipe, recipe.example(1))
             else:
-                first = flops.forward(one, one.example(1))
-                self._found = first + (shape.layers - 1) * (flops.forward(two, two.example(1)) - first)
+                batch = recipe.example(1)
+                one, two = (flops.forward(recipe.with_layers(n), batch) for n in (1, 2))
+                self._found = one + (shape.layers - 1) * (two - one)
         return self._found
 
 

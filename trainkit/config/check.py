@@ -45,17 +45,21 @@ def fitting(settings: Settings, cluster: Cluster) -> tuple[int, ...]:
 
 
 def refused(settings: Settings, cluster: Cluster) -> list[Problem]:
-    """What keeps the run from these ranks, wherever they are: nothing of this machine is looked at."""
-    return [*_ranks(settings, cluster)]
+    """What keeps the run from these ranks, wherever they are and whoever starts them."""
+    return [*_spread(settings, cluster)]
 
 
 def _ranks(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
     """What depends on the number of ranks."""
+    yield from _spread(settings, cluster)
+    yield from settings.launcher.problems(cluster)
+
+
+def _spread(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
     yield from _batch(settings, cluster)
     yield from settings.strategy.problems(cluster)
     yield from _claims(settings, cluster)
     yield from _model(settings, cluster)
-    yield from settings.launcher.problems(cluster)
 
 
 def _length(settings: Settings) -> Iterator[Problem]:

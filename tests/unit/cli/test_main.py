@@ -59,9 +59,15 @@ def test_help_shows_examples_commands_choices_and_every_key(capsys: Capture) -> 
     assert "  75 " in text
 
 
-@pytest.mark.parametrize("words", [["-h"], ["ls", "--help"], ["recipe=mine", "--help"]])
+@pytest.mark.parametrize("words", [["-h"], ["--help", "ls"], ["recipe=mine", "--help"]])
 def test_help_is_given_wherever_it_is_asked_for(words: list[str], capsys: Capture) -> None:
     assert "examples" in said(capsys, *words)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_after_a_command_is_about_it(command: str, capsys: Capture) -> None:
+    text = said(capsys, command, "--help")
+    assert text.startswith(f"{command}") and "usage:" not in text
 
 
 def test_version(capsys: Capture) -> None:

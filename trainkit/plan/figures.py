@@ -11,7 +11,10 @@ schedule. Its first stage and its last are looked at: one has the most micro-bat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -184,8 +187,9 @@ class Figures:
             equal: list[int | str] | None = None if layers is None else [layers * n for n in range(1, stages)]
             strategy = replace(strategy, schedule="gpipe", virtual_stages=1, cut=equal)
         train = replace(settings.train, global_batch=self.readers * passes, micro_batch=1)
-        simulation = simulate(replace(settings, recipe=recipe, strategy=strategy, train=train), self.ranks)
-        numbers = self._numbers(simulation.rank(stage * (self.ranks // stages)))
+        with quiet():
+            simulation = simulate(replace(settings, recipe=recipe, strategy=strategy, train=train), self.ranks)
+            numbers = self._numbers(simulation.rank(stage * (self.ranks // stages)))
         if stages > 1:  # all micro-batches were under way at once
             for kind in ("activations", "copies"):
                 numbers["memory", kind] /= passes
@@ -198,6 +202,20 @@ class Figures:
             found["count", c.kind, c.axis] = float(c.count)
             found["payload", c.kind, c.axis] = float(c.payload)
         return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What a strategy would say to the person who runs it, with so few micro-batches, is no news here."""
+    log = logging.getLogger("trainkit.strategy")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _growth(two: Numbers, three: Numbers, key: tuple[str, ...]) -> float:

@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN ?= runs/first
+AIRFLOW := apache-airflow==3.3.2
+PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
+MPI := openmpi-bin iproute2
 
-.PHONY: run test test-all drills install slurm-here horovod golden bench soak clean help
+.PHONY: run test test-all drills install slurm-here mpi-here chromium-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -31,9 +34,27 @@ slurm-here:
 	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } \
 	    || echo "the tests of launcher=slurm are passed over; for them, as root: apt-get install $(SLURM)"
 
+# An mpirun for tests/multinode, likewise. An sshd is installed by CI only: nobody wants one because of a test.
+mpi-here:
+	@command -v mpirun >/dev/null && command -v ip >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(MPI); } \
+	    || echo "the tests of launcher=mpi are passed over; for them, as root: apt-get install $(MPI)"
+
+# Airflow and Prefect for tests/orchestrators, each in an environment of its own: a minute or less.
+.venv-airflow/.installed .venv-prefect/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q $(if $(findstring airflow,$@),$(AIRFLOW),$(PREFECT))
+	@touch $@
+
+# A browser for tests/e2e/test_report.py.
+chromium-here:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } \
+	    || echo "the tests of a report in a browser are passed over; for them, as root: apt-get install chromium"
+
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
-	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,test]'
+	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,ray,sweep,test]'
 	.ci/horovod $(BIN)/python
 	@touch $@
 
@@ -41,7 +62,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 horovod: install
 	.ci/horovod $(BIN)/python
 
-test: $(VENV)/.installed-test slurm-here
+test: $(VENV)/.installed-test slurm-here mpi-here
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -49,11 +70,11 @@ test: $(VENV)/.installed-test slurm-here
 	$(BIN)/python -m pytest -m "not slow"
 
 # make test-all   the slow tests too
-test-all: test
+test-all: test .venv-prefect/.installed chromium-here
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for
-drills: $(VENV)/.installed-test slurm-here
+drills: $(VENV)/.installed-test slurm-here mpi-here .venv-airflow/.installed .venv-prefect/.installed
 	$(BIN)/python -m pytest -m drill
 
 # make golden     write the committed configurations of the recipes, and the README's table of features, anew
@@ -72,4 +93,4 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.chaos.soak
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-airflow .venv-prefect build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -36,7 +36,8 @@ from typing import Any
 import yaml
 
 from trainkit import rank
-from trainkit.checkpoint import memory
+from trainkit.board import Board
+from trainkit.checkpoint import leaving, memory
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
 from trainkit.launcher import _machine
@@ -97,6 +98,8 @@ def supervise_nodes(folder: RunFolder, config: Mapping[str, Any], sizes: Sequenc
     """The same with ranks on several machines."""
     order = NodesOrder(**to)
     os.environ.update(order.owner)
+    if order.guests:
+        folder.event("waiting", hosts=order.guests, port=order.port)
     try:
         nodes = Nodes(order, lambda: stop.raised)
     except TrainkitError as error:
@@ -127,11 +130,10 @@ class Agent:
         self.policy, self.limits = Recovery(**config["recovery"]), Watchdog(**config["watchdog"])
         hours = config["run"]["max_hours"]
         self.hours, self.until = hours, math.inf if hours is None else time.monotonic() + 3600 * hours
-        device = config["train"]["device"]
-        self.on_cpu = device == "cpu" or (device == "auto" and not _machine.gpus())
+        self.device = config["train"]["device"]
         self.sizes, self.first, self.pulse = sizes, attempt, Pulse(sizes[-1])
         self.held, self.asked = 0, False  # the newest step that a rank holds; to leave, so that others may be taken in
-        self.nodes = nodes
+        self.nodes, self.board = nodes, Board(folder)
         self.ranks = self.crew(spares)
 
     def crew(self, spares: int) -> Ranks | NodeRanks:
@@ -141,7 +143,7 @@ class Agent:
 
     def supervise(self) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
-        code, state = EXIT_DONE, recovery.start(self.first, self.sizes, self.regular())
+        code, state = EXIT_FAILED, recovery.start(self.first, self.sizes, self.regular(), self.ranks.gone())
         self.warming = warm_up(self.folder.modules(self.first)) if self.nodes is None else iter(())
         try:
             while state.phase == "running":
@@ -155,7 +157,8 @@ class Agent:
         finally:
             self.dismiss(())  # no rank outlives this, and what one holds is saved
             self.ranks.end()
-        memory.give_back(self.folder, self.checkpoints, self.folder.event)
+        on_all = self.ranks.on_all if isinstance(self.ranks, NodeRanks) else partial(leaving.here, self.folder)
+        leaving.give_back(self.folder, self.checkpoints, self.folder.event, on_all)
         return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
 
     def attend(self, state: recovery.State) -> Outcome | failure.Failure:
@@ -173,22 +176,31 @@ class Agent:
     def watch(self, state: recovery.State, logs: Path) -> Outcome | failure.Failure:
         """How the attempt ends."""
         ranks, pulse = self.ranks, self.pulse
-        watch, self.asked = Watch(self.limits, max(self.newest(), self.held), ranks.cpu if self.on_cpu else None), False
+        watch, self.asked = Watch(self.limits, max(self.newest(), self.held), self.cpu), False
         while (outcome := ranks.wait(LOOK_S)) is None:
             if (silence := watch.look(pulse.all(), time.monotonic())) is not None:
                 found = hung(ranks, pulse, logs, silence)
                 self.let_settle(watch.usual)
                 return found
             self.look_for_orders()
+            if self.board.due():
+                self.board.write(state.attempt, pulse.all(), ranks.places())
             next(self.warming, None)
-            if recovery.due(state, time.monotonic()):
+            if recovery.due(recovery.back(state, ranks.gone()), time.monotonic()):
                 self.asked = True
                 ranks.ask()
         if isinstance(outcome, Fault):
             self.let_settle(watch.usual)
             first = ranks.fault() or outcome
             return failure.find(logs, first.rank, first.exit_code, pulse.read(first.rank).step, first.host)
+        if isinstance(outcome, failure.Failure):  # a machine is lost, and those on others hold the newest step
+            self.let_settle(watch.usual)
         return outcome
+
+    def cpu(self) -> Sequence[float]:
+        """Seconds of processor time that each rank has used, where they compute on processors."""
+        on_gpus = self.device == "cuda" or (self.device == "auto" and _machine.gpus() > 0)
+        return () if on_gpus else self.ranks.cpu()
 
     def let_settle(self, step_s: float) -> None:
         """Wait for those that outlive a fault: a collective fails, and they stand by or leave (rank.py). A rank comes
@@ -202,14 +214,15 @@ class Agent:
 
     def recover(self, state: recovery.State, outcome: failure.Failure) -> recovery.State:
         """Decide what follows from a failure, and prepare it."""
-        state = recovery.without(state, self.ranks.gone())
+        gone = self.ranks.gone()
+        state = recovery.without(recovery.back(state, gone), gone)
         state = recovery.decide(self.policy, state, self.regular(), stop.raised, time.monotonic())
         if state.phase == "restarting":
             # What was asked to leave, to take a place in again, would leave again.
-            stay = [] if self.asked else self.ranks.staying(state.seats, outcome.told.get("rank"))
+            stay = [] if self.asked or self.ranks.broken else self.ranks.staying(state.seats, outcome.told.get("rank"))
             self.held = self.held_by(stay)
             self.dismiss(stay)
-            return self.restart(state)
+            return self.restart(self.renewed(state) if self.ranks.broken else state)
         self.dismiss(())
         if outcome.cause != "refused":
             self.folder.event("give_up", attempt=state.attempt, why=state.reason)
@@ -233,13 +246,34 @@ class Agent:
 
     def ended(self, state: recovery.State, how: Outcome) -> recovery.State:
         """They have saved and left. Unless the run was to stop, that was to take a place in again."""
+        state = recovery.back(state, self.ranks.gone())
         if how == "stopped" and not stop.raised and recovery.due(state, time.monotonic()):
             self.held = 0
             return self.restart(recovery.rejoin(state, self.regular(), time.monotonic()))
+        if how == "stopped" and not stop.raised and self.ranks.renews:
+            self.held = 0
+            return self.restart(self.renewed(recovery.leave(state, self.regular())))
         return recovery.ended(state, how)
+
+    def renewed(self, state: recovery.State) -> recovery.State:
+        """On other machines, once they are there."""
+
+        def asked() -> bool:
+            self.look_for_orders()
+            return stop.raised
+
+        try:
+            return recovery.renewed(state, self.ranks.renew(asked), time.monotonic())
+        except TrainkitError as error:
+            if stop.raised:
+                return recovery.called_off(state)
+            self.folder.event("give_up", attempt=state.attempt, why=str(error))
+            return recovery.abandoned(state, str(error))
 
     def restart(self, state: recovery.State) -> recovery.State:
         """Announce the next attempt and wait for its time, or until the run is asked to stop."""
+        if state.phase != "restarting":
+            return state
         guard()
         following, step = state.attempt + 1, max(self.newest(), self.held)
         self.folder.logs(following).mkdir()

@@ -26,6 +26,7 @@ from rich.markup import escape
 from trainkit import __version__
 from trainkit.console import Console, closing, screen, summarise
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from trainkit.installed import versions
 from trainkit.protocols import Cluster, Job, RunInfo
 from trainkit.resilience import failure
 from trainkit.resilience.lock import RunLock
@@ -65,7 +66,7 @@ def run_locked(
     follower = Follower(settings.tracker, info(folder, settings, cluster, attempt, config))
     follower.start()
     begin = time.time()
-    folder.event("launch", attempt=attempt, ranks=cluster.ranks)
+    folder.event("launch", attempt=attempt, ranks=cluster.ranks, host=socket.gethostname(), versions=versions())
     job = settings.launcher.start(folder.root, cluster, attempt)
     console = Console(folder, attempt, rich)
     code, asked = follow(job, console, follower, settings.run.signals)
@@ -181,7 +182,8 @@ def info(folder: RunFolder, settings: Settings, cluster: Cluster, attempt: int, 
     if commit is not None:
         tags["git_commit"] = commit
     name = f"{settings.name} {folder.root.name}"
-    return RunInfo(folder=folder.root, name=name, params=dict(flat(config)), tags=tags)
+    parent = folder.root.parent if RunFolder(folder.root.parent).sweep.exists() else None
+    return RunInfo(folder=folder.root, name=name, params=dict(flat(config)), tags=tags, parent=parent)
 
 
 def git_commit() -> str | None:

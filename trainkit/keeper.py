@@ -1,6 +1,7 @@
 """Starts and watches the ranks of one node for the agent of the run, which is on another (see nodes.py).
 
     keeper PORT PLACES LEASE ADDRESS ...     a task of srun, one per node; with one per rank, one of several here
+    guest.py                                 a command that comes by itself, where there is no scheduler
 
 It calls the agent back, imports torch once, and forks ranks as often as it is told to. Whoever the scheduler signals
 (SIGTERM, SIGUSR1 or SIGUSR2 to all tasks): every keeper asks its ranks to save and leave, and lives on. If the agent is
@@ -14,11 +15,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from trainkit import rank
-from trainkit.errors import EXIT_DONE, EXIT_FAILED
+from trainkit.checkpoint import leaving
+from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
 from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
@@ -31,6 +35,8 @@ from trainkit.resilience.pulse import Pulse
 from trainkit.runfolder import RunFolder
 
 STATE_S, BEAT_S, KNOCKS = 0.1, 1.0, 3
+ANSWER_S = 30.0  # the agent looks at its door many times a second, unless its machine is at a standstill
+NO_ANSWER = "the agent does not answer"
 
 
 def main(words: Sequence[str]) -> int:
@@ -47,14 +53,22 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write(f"{socket.gethostname()} cannot reach the agent at {' or '.join(addresses)}, port {port}\n")
         return EXIT_FAILED
     wire, reaches = call
-    card = _address.card_of(wire.own_address)
-    if card is not None:  # gloo would take the card that the host's name stands for, which may be the loopback
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", card)
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without touching CUDA before the fork
-    seat = Seat.here()
-    slot = seat.slot * int(places)
-    wire.send("hello", token=token, number=seat.number, host=seat.host, slot=slot, reaches=reaches)
+    if refused := introduce(wire, token, Seat.here(), int(places), reaches):
+        sys.stderr.write(f"{socket.gethostname()} is not taken: {refused}\n")
+        return EXIT_FAILED
     return Keeper(wire, float(lease)).serve()
+
+
+def introduce(wire: Wire, token: str, seat: Seat, places: int, reaches: Sequence[str]) -> str:
+    """Tell the agent who this is; why it takes no keeper that is, or an empty text."""
+    slot = seat.slot * places
+    group = {"group": seat.group, "size": seat.size}
+    wire.send("hello", token=token, number=seat.number, host=seat.host, slot=slot, reaches=reaches, **group)
+    while not wire.closed and wire.silence() < ANSWER_S:
+        if said := wire.receive():
+            return str(said[0]["why"]) if said[0]["what"] == "refused" else ""
+        time.sleep(GLANCE_S)
+    return NO_ANSWER
 
 
 def reach(addresses: Sequence[str], port: int) -> tuple[Wire, list[str]] | None:
@@ -86,8 +100,14 @@ class Keeper:
         self.told: Mapping[str, object] = {}
         self.told_at, self.asked = 0.0, False
         self.warming: Iterator[None] = iter(())
+        self.moving: Future[dict[str, Any]] | None = None
 
     def serve(self) -> int:
+        card = _address.card_of(self.wire.own_address)
+        if card is not None:  # gloo would take the card that the host's name stands for, which may be the loopback
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", card)
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without touching CUDA before the fork
+
         import torch.distributed.elastic.multiprocessing  # noqa: F401  # the slow part
 
         self.wire.receive()  # how long that took says nothing of the agent
@@ -97,7 +117,7 @@ class Keeper:
             while True:
                 for message in self.wire.receive():
                     if message["what"] == "leave":
-                        return EXIT_DONE
+                        return EXIT_STOPPED if message["again"] else EXIT_DONE
                     self.obey(message)
                 if self.wire.closed or self.wire.silence() > self.lease:
                     return EXIT_FAILED
@@ -110,9 +130,15 @@ class Keeper:
         what = message["what"]
         if what == "begin":
             self.begin(message)
+        elif what == "ping":
+            if not self.numbers:  # else how the ranks are is told as often
+                self.wire.send("alive")
         elif what == "keep":
             self.keep({*message["ranks"]})
             self.wire.send("kept")
+        elif what == "memory":
+            work = partial(leaving.perform, RunFolder(Path(message["root"])), message["task"], message["about"])
+            self.moving = ThreadPoolExecutor(1).submit(work)  # it may take long, and the agent wants signs of life
         elif self.crew is None or message.get("attempt") != self.attempt or not self.numbers:
             return
         elif what == "ask":
@@ -145,6 +171,9 @@ class Keeper:
             self.numbers = sorted(kept)
 
     def look(self) -> None:
+        if self.moving is not None and self.moving.done():
+            self.wire.send("memory", **self.moving.result())
+            self.moving = None
         if self.crew is None or not self.numbers:
             time.sleep(GLANCE_S)
             return
@@ -174,6 +203,7 @@ class Keeper:
         return {
             "beats": [[number, beat.step, beat.section, now - beat.at] for number, beat in beats],
             "cpu": crew.cpu(),
+            "memory": [bytes_held for _, bytes_held in crew.places()],
         }
 
     def state(self, crew: Ranks) -> dict[str, object]:

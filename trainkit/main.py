@@ -72,11 +72,14 @@ def fit(
 ) -> Outcome:
     """Join the other ranks, build the engine, train. A fault that leaves the newest step in the pocket `carried` leaves
     this process free to join other ranks."""
+    from torch.distributed import group
+
     from trainkit.rescue import Pocket
 
     settings, lifeline, pocket = ready.settings, lifeline or Lifeline(stop), carried or Pocket()
     pocket.bound, pocket.broke = True, None
     world = settings.strategy.connect(settings.train.device)
+    connections = group.WORLD  # None without a process group
     try:
         outcome = train(ready, world, folder, attempt, lifeline, pocket)
     except Exception as error:
@@ -86,6 +89,9 @@ def fit(
             world.close()
             del world
             gc.collect()
+            # Last, and here: DistributedDataParallel would end gloo's threads with Python's lock in its hand, for which
+            # they may be waiting.
+            del connections
             pocket.bound = False
         raise
     return outcome

@@ -1,8 +1,8 @@
 """The ranks of a run on several machines, for the agent, which is on the first one.
 
     agent --srun--> a keeper per node (or per rank), which calls back over TCP (trainkit/keeper.py)
-    agent --------> keepers    begin (an attempt), ask (to save and leave), dump (stacks), kill, release, keep; a sign
-                               of life
+    agent --------> keepers    begin (an attempt), ask (to save and leave), dump (stacks), kill, release, keep, memory
+                               (what becomes of its snapshots); a sign of life
     keepers ------> agent      where every rank is, who has ended and how, who stands by
 
 Keepers stay from one attempt to the next, with torch imported. To the agent `NodeRanks` is the same as `Ranks` of one
@@ -10,10 +10,14 @@ machine. The store through which the ranks find each other is here, on a port of
 
 A node that is not heard of for `lost_s` is lost, and so is one whose keeper has ended. Its keeper, which may still be
 alive behind a cut cable, ends its ranks before that (LEASE of that time), so that no two attempts write.
+
+Without a scheduler keepers come by themselves (trainkit/guest.py), and may come again. Ray replaces them as a whole:
+those that are left are let go, and another group calls (`renew`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import signal
@@ -23,16 +27,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.errors import TrainkitError
+from trainkit.errors import CheckpointError, TrainkitError
 from trainkit.launcher import _address
 from trainkit.launcher._door import HELLO_S, Door
-from trainkit.launcher._order import TOKEN, Order
+from trainkit.launcher._invitation import SECRET, Invitation, versions
+from trainkit.launcher._order import LEASE, TOKEN, Order
 from trainkit.launcher._ranks import DUMP_S, GLANCE_S, HOST, KILL_S, Fault, Part
-from trainkit.launcher._wire import CONNECT_S, Message, Wire
+from trainkit.launcher._roll import Keeper, Relay, Roll
+from trainkit.launcher._seat import NUMBER
+from trainkit.launcher._wire import CONNECT_S, Message
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure
 from trainkit.resilience.pulse import Pulse
@@ -40,34 +46,7 @@ from trainkit.resilience.pulse import Pulse
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
-PING_S, START_S, LEASE = 1.0, 300.0, 0.6
-
-
-@dataclass
-class Keeper:
-    """One of them, as it is seen from here. `slot`: the first of its places on its machine."""
-
-    number: int
-    host: str
-    slot: int
-    wire: Wire
-    reaches: Sequence[str]
-    ready: bool = False
-    state: Message = field(default_factory=dict)
-    news: list[Message] = field(default_factory=list)
-
-    @property
-    def lost(self) -> bool:
-        return self.wire.closed
-
-    def hear(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            if message["what"] == "state":
-                self.state = message
-            elif message["what"] == "ready":
-                self.ready = True
-            else:
-                self.news.append(message)
+PING_S = 1.0
 
 
 class Nodes:
@@ -75,26 +54,29 @@ class Nodes:
 
     def __init__(self, order: Order, asked: Callable[[], bool]) -> None:
         self.order, self.asked = order, asked
-        self._token, self._over = secrets.token_hex(16), threading.Event()
-        self.keepers: dict[int, Keeper] = {}
-        self.why: dict[int, str] = {}
-        self._addresses = _address.candidates(alone=order.keepers == 1)
-        self.host = HOST if order.keepers == 1 else ""
+        self._token, self._over = os.environ.get(SECRET) or secrets.token_hex(16), threading.Event()
+        self.roll = Relay(order) if order.renews else Roll(order)
+        alone = order.keepers == 1 and not order.remote
+        self._addresses = [order.address] if order.address else _address.candidates(alone) or [HOST]
+        self.host = order.address or (HOST if alone else "")
         patience = HELLO_S + CONNECT_S * len(self._addresses)
-        self._door = Door(self.host, order.keepers, self._token, patience)
+        self._door = Door(self.host, order.port, order.keepers, self._token, patience)
         self._start = self._begin()
         threading.Thread(target=self._ping, name="ping", daemon=True).start()
         try:
-            self._gather()
+            self._invite()
+            self._gather(asked)
         except BaseException:
             self.close()
             raise
-        self.address = self._meeting_place()
 
     def _begin(self) -> subprocess.Popen[bytes]:
         around = os.environ | {TOKEN: self._token}
         if around.get("GLOO_SOCKET_IFNAME") == "lo":  # the agent's own, for one machine
             del around["GLOO_SOCKET_IFNAME"]
+        around.pop(SECRET, None)
+        if not self.order.start:
+            around[NUMBER] = "0"
         port, lease = str(self._door.port), str(self.order.lost_s * LEASE)
         words = [sys.executable, "-m", "trainkit.keeper", port, str(self.order.places), lease, *self._addresses]
         # In a session of its own: srun passes signals on, and each kind means something else to it.
@@ -107,77 +89,95 @@ class Nodes:
         while not self._over.wait(PING_S):
             self.tell("ping")
 
-    def _gather(self) -> None:
-        until = time.monotonic() + START_S
-        while sum(keeper.ready for keeper in self.keepers.values()) < self.order.keepers:
+    def _invite(self) -> None:
+        """Let guests know that the door is open."""
+        order = self.order
+        if order.invitation is not None:
+            secret = None if SECRET in os.environ else self._token
+            Invitation(
+                addresses=self._addresses,
+                port=self._door.port,
+                token=secret,
+                places=order.places,
+                lease_s=order.lost_s * LEASE,
+                owner=order.owner,
+                versions=versions(),
+            ).write(Path(order.invitation))
+
+    def renew(self, asked: Callable[[], bool]) -> list[int]:
+        """Let all keepers go, and go on with those that are started in their place; the places of these. Raises
+        TrainkitError where there are none, or `asked` to stop."""
+        self.tell("leave", again=True)
+        if self._start.poll() is not None:  # Ray's driver fell with what it was connected to
+            self._start = self._begin()
+        self._gather(asked)
+        return self.roll.there()
+
+    def _gather(self, asked: Callable[[], bool]) -> None:
+        until = time.monotonic() + self.order.wait_s
+        while not self.roll.whole:
             self.pump(GLANCE_S)
+            self.roll.forget()
             ended = self._start.poll()
-            lost = any(keeper.lost for keeper in self.keepers.values())
+            lost = self.roll.broken and not self.order.renews
             if ended is not None or time.monotonic() > until or lost:
-                there = ", ".join(keeper.host for keeper in self.keepers.values()) or "none"
-                how = (
-                    f"{self.order.start[0]} ended with {ended}" if ended is not None else "they were not ready in time"
-                )
+                there = ", ".join(keeper.host for keeper in self.roll.coming) or "none"
+                starter = Path(self.order.start[0]).name if self.order.start else "the keeper of this machine"
+                how = f"{starter} ended with {ended}" if ended is not None else "they were not ready in time"
                 raise TrainkitError(
-                    f"{len(self.keepers)} of {self.order.keepers} tasks called back ({there}): {how}\n"
+                    f"{len(self.roll.coming)} of {self.order.keepers} tasks called back ({there}): {how}\n"
                     f"    they were to reach {' or '.join(self._addresses)}; what they said is in agent.log"
                 )
-            if self.asked():
+            if asked():
                 raise TrainkitError("it was asked to stop before its tasks were up")
+        self.roll.take_in()
+        self.address = self.roll.address = self._meeting_place()
 
     def _meeting_place(self) -> str:
         """An address of this machine that every keeper has reached."""
-        common = [a for a in self._addresses if all(a in keeper.reaches for keeper in self.keepers.values())]
+        common = [a for a in self._addresses if all(a in keeper.reaches for keeper in self.roll)]
         if common:
             return common[0]
-        told = "; ".join(f"{keeper.host} reached {', '.join(keeper.reaches)}" for keeper in self.keepers.values())
+        told = "; ".join(f"{keeper.host} reached {', '.join(keeper.reaches)}" for keeper in self.roll)
         self.close()
         raise TrainkitError(f"no address of {socket.gethostname()} is reached by all nodes: {told}")
 
     def pump(self, seconds: float) -> None:
         """Take what comes within `seconds`."""
-        alive = [keeper.wire for keeper in self.keepers.values() if not keeper.lost]
-        self._door.wait(seconds, alive)
+        self._door.wait(seconds, [keeper.wire for keeper in self.roll if not keeper.lost])
         for wire, (hello, *more) in self._door.admit():
-            keeper = Keeper(int(hello["number"]), hello["host"], hello["slot"], wire, hello["reaches"])
-            self.keepers[keeper.number] = keeper
-            keeper.hear(more)
-        for keeper in self.keepers.values():
+            self.roll.admit(wire, hello, more)
+        for keeper in self.roll:
             keeper.hear(keeper.wire.receive())
             # Until it is ready it imports torch, which takes minutes from a slow disk, and says nothing.
-            if keeper.ready and not keeper.lost and keeper.wire.silence() > self.order.lost_s:
-                keeper.wire.close()
-                self.why[keeper.number] = f"nothing was heard of it for {self.order.lost_s:.0f} s"
+            if keeper.there and keeper.wire.silence() > self.order.lost_s:
+                keeper.wire.close(f"nothing was heard of it for {self.order.lost_s:.0f} s")
 
     def tell(self, what: str, **fields: Any) -> None:
         """The same to all keepers."""
-        for keeper in [*self.keepers.values()]:
+        for keeper in [*self.roll]:
             keeper.wire.send(what, **fields)
 
     def keeper_of(self, seat: int) -> Keeper:
-        return self.keepers[seat // self.order.places]
-
-    def gone(self) -> list[int]:
-        """The places of the nodes that are lost."""
-        places = self.order.places
-        lost = [keeper.number for keeper in self.keepers.values() if keeper.lost]
-        return [seat for number in lost for seat in range(number * places, (number + 1) * places)]
+        return self.roll.keepers[seat // self.order.places]
 
     def close(self) -> None:
         """Let the keepers go, and wait until they have."""
         self._over.set()
-        self.tell("leave")
+        self.tell("leave", again=False)
         try:
-            self._start.wait(3.0 if any(keeper.lost for keeper in self.keepers.values()) else KILL_S)
+            self._start.wait(3.0 if self.roll.broken or not self.roll.keepers else KILL_S)
         except subprocess.TimeoutExpired:
             self._start.send_signal(signal.SIGTERM)  # to srun: end all tasks at once
             try:
                 self._start.wait(KILL_S)
             except subprocess.TimeoutExpired:
                 self._start.kill()
-        for keeper in self.keepers.values():
+        for keeper in self.roll:
             keeper.wire.close()
         self._door.close()
+        if self.order.invitation is not None:
+            Path(self.order.invitation).unlink(missing_ok=True)
 
 
 class NodeRanks:
@@ -194,6 +194,7 @@ class NodeRanks:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self._attempt, self._seats, self._asked = attempt, [*seats], False
+        self._nodes.roll.take_in()
         door = socket.create_server((self._nodes.host, 0), backlog=len(seats))
         address, port = self._nodes.address, door.getsockname()[1]
         self._store = TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
@@ -235,12 +236,11 @@ class NodeRanks:
         return min(found)[-1] if found else None
 
     def _loss(self, lost: Sequence[Keeper]) -> failure.Failure:
-        why = self._nodes.why.get(lost[0].number, lost[0].wire.why)
         hosts = ", ".join(dict.fromkeys(keeper.host for keeper in lost))
         gone = [rank for rank in range(len(self._seats)) if self._keeper(rank).lost]
         ranks = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))}"
         step = max(beat.step for beat in self._pulse.all())
-        told = failure.event(f"{hosts} is lost with {ranks}: {why}", None)
+        told = failure.event(f"{hosts} is lost with {ranks}: {lost[0].wire.why}", None)
         told |= {"host": lost[0].host, "cause": "lost", "step": step, "log": ""}
         return failure.Failure("lost", step, told)
 
@@ -255,6 +255,14 @@ class NodeRanks:
 
     def cpu(self) -> list[float]:
         return [seconds for state in self._states() for seconds in state["cpu"]]
+
+    def places(self) -> list[tuple[str, int]]:
+        """As Ranks.places; of a rank whose keeper has told nothing yet, no bytes."""
+        held: dict[int, int] = {}
+        for keeper in self._mine():
+            numbers = sorted(self._part(keeper, self._seats)[0])
+            held.update(zip(numbers, keeper.state.get("memory", ()), strict=False))
+        return [(self._keeper(rank).host, held.get(rank, 0)) for rank in range(len(self._seats))]
 
     def alive(self) -> list[int]:
         self._pump()
@@ -301,12 +309,25 @@ class NodeRanks:
     def keep(self, ranks: Collection[int]) -> None:
         """End whatever is left but `ranks`. A keeper that cannot is as good as lost."""
         for keeper in self._all("keep", "kept", KILL_S + 10, ranks=[*ranks]):
-            keeper.wire.close()
-            self._nodes.why[keeper.number] = "its ranks could not be ended"
+            keeper.wire.close("its ranks could not be ended")
 
     def gone(self) -> list[int]:
-        """The places of machines that are lost."""
-        return self._nodes.gone()
+        """The places of machines that are lost for good."""
+        return self._nodes.roll.gone()
+
+    @property
+    def renews(self) -> bool:
+        """Whether others come in the place of machines that are lost, or that are to leave."""
+        return self._nodes.order.renews
+
+    @property
+    def broken(self) -> bool:
+        """Whether these are to be let go for others."""
+        return self.renews and self._nodes.roll.broken
+
+    def renew(self, asked: Callable[[], bool]) -> list[int]:
+        """Go on with other machines; the places that are there then. Raises TrainkitError."""
+        return self._nodes.renew(asked)
 
     def idle(self, seconds: float) -> None:
         """Let time pass, in which the keepers see that the agent is there."""
@@ -316,13 +337,23 @@ class NodeRanks:
         self.keep(())
         self._store = None
 
+    def on_all(self, task: str, **about: Any) -> list[Any]:
+        """Have the keepers that are left do something with the run's snapshots (checkpoint/leaving.py), however long
+        that takes; what each answers."""
+        self._all("memory", "memory", math.inf, root=str(self._root), task=task, about=about)
+        answers = [news for keeper in self._nodes.roll for news in keeper.news if news["what"] == "memory"]
+        for answer in answers:
+            if "error" in answer:
+                raise CheckpointError(answer["error"])
+        return [answer["result"] for answer in answers]
+
     def _keeper(self, rank: int) -> Keeper:
         return self._nodes.keeper_of(self._seats[rank])
 
     def _mine(self) -> list[Keeper]:
         """The keepers that have ranks in this attempt."""
         numbers = dict.fromkeys(self._nodes.keeper_of(seat).number for seat in self._seats)
-        return [self._nodes.keepers[number] for number in numbers]
+        return [self._nodes.roll.keepers[number] for number in numbers]
 
     def _states(self, living: bool = True) -> list[Message]:
         """What the keepers have last told of this attempt; without those that are lost, if only of the `living`. Of one
@@ -340,8 +371,8 @@ class NodeRanks:
 
     def _all(self, order: str, answer: str, seconds: float, **more: Any) -> list[Keeper]:
         """Have all keepers do something; those that have not answered in time."""
-        left = [keeper for keeper in self._nodes.keepers.values() if not keeper.lost]
-        for keeper in left:
+        left = [keeper for keeper in self._nodes.roll if keeper.there]
+        for keeper in self._nodes.roll:
             keeper.news = []
         self._nodes.tell(order, attempt=self._attempt, **more)
         until = time.monotonic() + seconds

@@ -125,8 +125,7 @@ class Task(ABC):
         """Slow work done once per machine before build_data() and build_model(): downloads, conversions, tokenising."""
 
     def example(self, samples: int) -> Batch:
-        """A micro-batch of that many samples, of which only the shapes count: for a run that is simulated. By default
-        from the data, which has to be prepared."""
+        """A micro-batch of that many samples, of which only the shapes count (simulation); by default of the data."""
         return self.build_data().train.fetch(range(samples))
 
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
@@ -218,6 +217,9 @@ class Ranks(Protocol):
     def gather(self, value: Any) -> list[Any]:
         """One small picklable object per rank, in rank order, on every rank. Collective."""
 
+    def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> None:
+        """Send to ranks and fill from ranks, in host memory. They call it too; in the same order between any two."""
+
 
 class World(Ranks, Protocol):
     """This rank's place. Data-parallel axis: dp_rank of dp_size ranks read different samples."""
@@ -254,8 +256,7 @@ class World(Ranks, Protocol):
         """Whether a rank can close this when another one is gone, and join other ranks."""
 
     def apart(self) -> Ranks:
-        """The same ranks over connections of their own: a thread may use them while another uses this world's.
-        Collective."""
+        """The same ranks over connections of their own, for a thread beside the one that uses these. Collective."""
 
     def close(self) -> None: ...
 
@@ -291,14 +292,12 @@ class Engine(Protocol):
     def compare(self) -> None:
         """Raise CorruptError, on every rank, unless all have the same parameters. Only for strategies under which every
         rank keeps the whole model; the others claim integrity.every=null (preflight.Configured). Collective."""
-        ...
 
     def size(self) -> tuple[int, int]:
         """How many parameters the whole model has, and how many of them are trained."""
 
     def evaluate(self, share: Iterable[Batch]) -> tuple[dict[str, Tensor], float]:
-        """This rank's sums of the task's metrics (device) and the weight they add up to; with the averaged weights
-        where there are some."""
+        """This rank's sums of the task's metrics (device) and their weight; with the averaged weights, if any."""
 
     def sample(self) -> str | None:
         """The task's sample with the weights that evaluate() uses."""
@@ -363,12 +362,13 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a tracker is told about a run."""
+    """What a tracker is told about a run. `parent`: the folder of the sweep that it belongs to."""
 
     folder: Path
     name: str
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    parent: Path | None = None
 
 
 class TrackerSession(Protocol):

@@ -4,10 +4,11 @@
     RUN/metrics.jsonl              one row per logged step
     RUN/events.jsonl               launch, start, sample, save, save_failed, save_waits, copy, copy_failed, cadence,
                                    snapshot, snapshot_failed, snapshot_used, snapshot_moved,
-                                   bad_step, rollback, asked, stop, failure, restart, give_up, end
+                                   bad_step, rollback, asked, stop, failure, restart, give_up, waiting, end
     RUN/checkpoints/step_N/        committed checkpoints
     RUN/ledger/attempt_A/rank_R.jsonl
     RUN/logs/attempt_A/rank_R.log
+    RUN/logs/ranks.json            where every rank is, now and then
     RUN/model/                     the exported model
     RUN/summary.json
 
@@ -20,6 +21,7 @@ import errno
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -77,9 +79,19 @@ class RunFolder:
         return self.root / "job.sbatch"
 
     @property
+    def sweep(self) -> Path:
+        """What a sweep was asked for, where this is the folder of one (trainkit/sweep/record.py)."""
+        return self.root / "sweep.json"
+
+    @property
     def owner(self) -> Path:
         """Which job may write here, where that is a scheduler's: see `guard`."""
         return self.root / "logs" / "owner"
+
+    @property
+    def invitation(self) -> Path:
+        """Where the agent waits for those that come by themselves (launcher/_invitation.py)."""
+        return self.root / "logs" / "invitation.json"
 
     @property
     def heartbeat(self) -> Path:
@@ -93,6 +105,11 @@ class RunFolder:
     @property
     def ranks_lock(self) -> Path:
         return self.root / "logs" / "ranks.lock"
+
+    @property
+    def ranks(self) -> Path:
+        """Where every rank is, as the agent last wrote it (board.py)."""
+        return self.root / "logs" / "ranks.json"
 
     @property
     def memory(self) -> Path:
@@ -119,6 +136,23 @@ class RunFolder:
 
 
 OWNER, OWNER_FILE = "TRAINKIT_OWNER", "TRAINKIT_OWNER_FILE"
+
+
+def own(folder: RunFolder, job: str) -> None:
+    """Let `job`, which this process belongs to, be the one that may write to `folder`."""
+    folder.owner.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(folder.owner, job)
+    os.environ |= {OWNER: job, OWNER_FILE: str(folder.owner)}
+
+
+def own_here(folder: RunFolder, attempt: int) -> None:
+    """The same for this process, from its `attempt` on: where no scheduler has a name for it."""
+    own(folder, f"{socket.gethostname()}-{os.getpid()}.{attempt}")
+
+
+def ownership() -> dict[str, str]:
+    """The variables that make another process one of the same job."""
+    return {name: os.environ[name] for name in (OWNER, OWNER_FILE) if name in os.environ}
 
 
 def guarded() -> bool:

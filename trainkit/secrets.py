@@ -21,6 +21,17 @@ def without_login(url: str) -> str:
     return _LOGIN.sub(HIDDEN, url)
 
 
+def hidden(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same configuration, with every value as it may be shown."""
+    return {name: _hidden(name, value) for name, value in config.items()}
+
+
+def _hidden(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return hidden(value)
+    return value if shown(key, value) == str(value) else shown(key, value)
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted keys and their values as text; what looks like a secret is not told."""
     for name, value in config.items():

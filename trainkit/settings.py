@@ -54,7 +54,7 @@ class Checkpoint:
 
     every         steps between two saves, or what checkpoint/cadence.py reads; null saves at the end only
     mtbf_hours    mean time between failures of the whole run; for `every: auto`
-    memory_every  steps between two snapshots in this machine's memory (checkpoint/snapshots.py); null: none
+    memory_every  steps between two snapshots in memory (checkpoint/snapshots.py); null: none
     asynchronous  training stands still for a copy only, which is then written beside it
     max_failures  so many saves in a row that fail end the run
     keep          how many of the newest stay

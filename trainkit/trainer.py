@@ -301,11 +301,11 @@ class Trainer:
         """To the newest checkpoint, after too many bad steps. Raises TrainkitError if that was done often enough.
         A snapshot is too young to heal what went wrong, so only without another it is one."""
         found, before = self.store.latest() or self.snapshots.newest(), self.progress
-        self.snapshots.settle(found)
         saved = None if found is None else read_manifest(found)["step"]
         skip = self.guard.go_back(before.health, saved, before.step)
         self.log.close()  # its file is about to be replaced
         self.restore(found)
+        self.snapshots.settle(found)
         self.log = MetricLog(self.folder.metrics, self.world)
         health = self.progress.health
         health.bad, health.skipped = 0, sorted({*before.health.skipped, *health.skipped, *skip})

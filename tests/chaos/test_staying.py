@@ -14,7 +14,7 @@ from tests.e2e.command import Running, curve, done, events, last_step, saved, tr
 SHORT = (*WORDS, "train.steps=80", "checkpoint.every=null", "launcher.ranks=3")
 STRATEGIES = [
     pytest.param("ddp"),
-    pytest.param("accelerate", marks=pytest.mark.slow),
+    pytest.param("accelerate", marks=(pytest.mark.slow, pytest.mark.drill)),
 ]
 
 
@@ -94,6 +94,7 @@ def test_replicas_of_a_divided_model_stay(strategy: str, axes: tuple[str, ...], 
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_parts_of_which_one_is_lost_are_not_gone_on_from(tmp_path: Path) -> None:
     """Both ranks with the second half of the weights die."""
     words = (*SHORT, "strategy=fsdp", "strategy.replicas=2", "launcher.ranks=4", "checkpoint.every=10")

@@ -82,7 +82,7 @@ def make(
         optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
         schedule=Cosine(warmup=3, floor=0.1),
         strategy=STRATEGIES[strategy],
-        launcher=LocalLauncher(ranks=ranks, spares=0),
+        launcher=LocalLauncher(ranks=ranks, spares=0, nodes=1, rendezvous=None, head=None, lost_s=45.0, wait_s=600.0),
         tracker=NoTracker(),
         recipe=task or DecoderTask(),
     )

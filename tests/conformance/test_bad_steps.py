@@ -75,7 +75,10 @@ def test_both_kinds_are_met(alone: Path) -> None:
     assert any("deviations" in why for why in told)
 
 
-CELLS = [*EACH, *(pytest.param(*c, marks=pytest.mark.slow) for c in WHOLE + DIVIDED if c not in EACH)]
+CELLS = [
+    *EACH,
+    *(pytest.param(*c, marks=(pytest.mark.slow, pytest.mark.drill)) for c in WHOLE + DIVIDED if c not in EACH),
+]
 
 
 @pytest.mark.parametrize(("strategy", "ranks"), CELLS)

@@ -17,6 +17,7 @@ MESHES = [("fsdp", 2), ("tensor", 2), ("mesh-shard-tensor", 4), ("mesh-replicas-
 MESHES += [("mesh-context", 2)]
 ZEROS = [("zero1", 2), ("zero2", 4), ("zero3", 2), ("zero3-offload", 2)]
 PIPELINES = [("pipeline", 2), ("pipeline-zero-single", 2), ("pipeline-shard", 4), ("mesh-pipeline-tensor", 4)]
+QUICK = [("ddp", 2), ("fsdp", 2), ("tensor", 2), ("zero3", 2), ("pipeline", 2)]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["tied", "lora"])
@@ -29,7 +30,13 @@ def reference(
 
 
 @pytest.mark.proves("LoRA")
-@pytest.mark.parametrize(("strategy", "ranks"), WHOLE + MESHES + ZEROS + PIPELINES)
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [
+        cell if cell in QUICK else pytest.param(*cell, marks=pytest.mark.slow)
+        for cell in WHOLE + MESHES + ZEROS + PIPELINES
+    ],
+)
 def test_tied_embeddings_and_adapters(
     strategy: str, ranks: int, pool: Pool, reference: tuple[bool, Path], tmp_path: Path
 ) -> None:

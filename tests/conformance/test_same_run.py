@@ -48,14 +48,15 @@ def test_the_reference_is_clipped_and_learns(reference: Path) -> None:
 
 
 TOGETHER = WHOLE + DIVIDED
-"""Proved again below with everything switched on, which leaves the curve alone as a slow test."""
+"""Proved again below with everything switched on, which leaves the curve alone as a drill."""
 
 SLOW = [*TOGETHER, *(cell for cell in CELLS if cell[1] > 4)]
 
 
 @pytest.mark.proves("clipping", "CPU offload")
 @pytest.mark.parametrize(
-    ("strategy", "ranks"), [pytest.param(*cell, marks=pytest.mark.slow) if cell in SLOW else cell for cell in CELLS]
+    ("strategy", "ranks"),
+    [pytest.param(*cell, marks=(pytest.mark.slow, pytest.mark.drill)) if cell in SLOW else cell for cell in CELLS],
 )
 def test_same_curve_weights_and_samples(strategy: str, ranks: int, pool: Pool, reference: Path, tmp_path: Path) -> None:
     pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": strategy, "ranks": ranks, "micro_batch": 3})

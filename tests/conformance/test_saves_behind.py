@@ -26,7 +26,9 @@ AT_ONCE = 100  # added to the step of the same state, written while training sto
 
 FAST = ("ddp", "fsdp-offload", "zero2-offload", "mesh-pipeline-tensor")
 CELLS = [
-    pytest.param(name, 2 if 2 in ranks else ranks[0], marks=() if name in FAST else pytest.mark.slow)
+    pytest.param(
+        name, 2 if 2 in ranks else ranks[0], marks=() if name in FAST else (pytest.mark.slow, pytest.mark.drill)
+    )
     for name, ranks in RANKS.items()
 ]
 

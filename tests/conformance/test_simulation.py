@@ -29,11 +29,12 @@ from trainkit.strategy._mesh import MeshWorld
 from trainkit.strategy._norm import local
 
 slow = pytest.mark.slow
+drill = (pytest.mark.slow, pytest.mark.drill)
 
 CELLS = [
     *(("ddp", 2), ("fsdp", 4), ("mesh-shard-tensor", 4)),
     *(
-        pytest.param(*cell, marks=slow)
+        pytest.param(*cell, marks=drill)
         for cell in [
             *(("ddp", 4), ("fsdp", 2), ("fsdp-replicas", 4), ("fsdp-kept", 2), ("tensor", 2), ("tensor", 4)),
             *(("tensor-sequence", 2), ("tensor-loss", 4), ("mesh-replicas-tensor", 4), ("mesh-pipeline-tensor", 4)),

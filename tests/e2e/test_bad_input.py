@@ -58,7 +58,8 @@ def test_no_words_and_no_recipe_list_the_recipes(tmp_path: Path) -> None:
     [
         (
             ["vlidate"],
-            "no command vlidate; there are ls, validate, config, verify, env, checkpoint, audit, slurm, jobs, mlflow",
+            "no command vlidate; there are ls, validate, config, verify, env, doctor, checkpoint, audit, sweep, top, "
+            "report, runs, diff, slurm, ray, jobs, completion, mlflow",
             "did you mean validate?",
         ),
         (

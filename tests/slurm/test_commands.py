@@ -49,6 +49,7 @@ def test_a_rendered_script_that_is_submitted_by_hand(cluster: Cluster, tmp_path:
     assert "2 rank(s) on cpu" in asked(cluster, tmp_path, "jobs", "logs", str(run))
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_submitting_from_inside_a_job(cluster: Cluster, tmp_path: Path) -> None:
     words = shlex.join([*TRAINKIT, *WORDS, *TWO, "train.epochs=2"])
@@ -125,6 +126,7 @@ def test_a_member_of_an_array_requeues_itself_alone(cluster: Cluster, tmp_path: 
     assert again["job"] == f"{run.job}_1"
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_a_crash_is_tried_again_elsewhere_and_ends_early(cluster: Cluster, tmp_path: Path) -> None:
     """A program that fails in the same way in the same step is not given the whole budget."""

@@ -112,6 +112,27 @@ def test_a_node_that_is_needed_is_lost(cluster: Cluster, undisturbed: Path, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.drill
+def test_a_node_that_is_lost_with_its_memory_costs_the_steps_since_the_newest_snapshot(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The node that is left brings it to the disk before the job is queued again."""
+    apart(cluster)
+    words = ("strategy=fsdp", "checkpoint.every=null", "checkpoint.memory_every=5", "launcher.lost_s=5")
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    done(whole, *WORDS, *NOT_TRACKED, "strategy=fsdp", "launcher.ranks=2")
+    run = Submitted(cluster, tmp_path, *WORDS, *TWO, *words)
+    run.reach(150)
+    newest = max(event["step"] for event in events(run.run, "snapshot"))
+    cluster.off("node2")
+    assert run.wait(180) == "0:0"
+    (moved,) = events(run.run, "snapshot_moved")
+    assert events(run.run, "start")[-1]["step"] == moved["step"] >= newest >= 100
+    same_run(run.run, whole / "run")
+
+
+@pytest.mark.slow
 def test_the_node_of_the_batch_script_is_lost(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
     apart(cluster)
     run = Submitted(cluster, tmp_path, *WORDS, *TWO, "launcher.lost_s=5")

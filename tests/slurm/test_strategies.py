@@ -10,7 +10,7 @@ from tests.e2e.command import TRAINKIT, curve, done
 from tests.slurm.cluster import Cluster
 
 STRATEGIES = ("ddp", "fsdp", "tensor", "pipeline", "mesh", "zero1", "zero2", "zero3", "horovod", "accelerate")
-IN_CI = ("fsdp", "zero3", "horovod")
+IN_CI = ("fsdp", "horovod")
 WORDS = (
     *(
         "recipe=llm_pretrain",

@@ -18,6 +18,7 @@ import yaml
 
 from tests.unit.conftest import until, write
 from trainkit import nodes
+from trainkit.board import read
 from trainkit.config import compose
 from trainkit.launcher._address import candidates
 from trainkit.launcher._order import Order
@@ -143,7 +144,9 @@ def test_the_rank_on_the_other_machine_stays(begun: Begin) -> None:
     started(folder, attempts=2)
     assert processes(0, "rank") == before
     (failure,), (_, again) = events(folder, "failure"), events(folder, "start")
-    assert (failure["host"], again["step"]) == ("fake1", failure["step"] - 1)
+    assert failure["host"] == "fake1"
+    # It died in a step; its gradients were in the sum of that, or they were not.
+    assert again["step"] in (failure["step"] - 1, failure["step"])
     assert events(folder, "save") == []
     job.stop()
     assert ended(job) == 75
@@ -204,6 +207,8 @@ def test_a_rank_that_hangs_on_the_other_machine(begun: Begin) -> None:
 def test_it_is_asked_to_stop(begun: Begin) -> None:
     job, folder = begun("train.steps=4000")
     started(folder)
+    until(lambda: all(rank.memory for rank in read(folder)[2]) and len(read(folder)[2]) == 2, "both are told of", 30)
+    assert len({rank.host for rank in read(folder)[2]}) == 2
     job.stop()
     go(folder)
     assert ended(job) == 75
@@ -226,9 +231,21 @@ def test_keepers_hear_of_an_agent_that_waits_for_its_disk() -> None:
     try:
         time.sleep(4.0)
         there.pump(0.1)
-        assert there.gone() == []
+        assert there.roll.gone() == []
     finally:
         there.close()
+
+
+@pytest.mark.slow
+def test_a_machine_that_waits_for_another_is_not_lost(begun: Begin) -> None:
+    """It has no ranks of which it could tell anything, for longer than `lost_s`."""
+    late = SRUN.replace(
+        "for each in told]", "for each in told if not (each['SLURM_PROCID'] == '1' and time.sleep(12))]"
+    )
+    job, folder = begun(srun=f"import time\n{late}")
+    go(folder)
+    assert ended(job) == 0
+    assert events(folder, "failure") == []
 
 
 def test_a_stranger_is_not_listened_to(begun: Begin) -> None:

@@ -12,6 +12,7 @@ from trainkit.data.order import Order
 from trainkit.data.plan import Plan
 from trainkit.tracker.follower import reason
 
+WORD = {True: "ok", False: "FAULT", None: "not checked"}
 SHOWN = 5  # of the numbers in a list
 FEW = 2  # attempts at each end of the lineage that are told
 

@@ -45,7 +45,7 @@ class Goodput:
 def goodput(journal: Journal) -> Goodput:
     """Of the run of `journal`."""
     total = Goodput()
-    for attempt, following in zip(journal.attempts, [*journal.attempts[1:], None], strict=True):
+    for attempt, following in zip(journal.attempts, [*journal.attempts, None][1:], strict=True):
         _add(total, journal, attempt, following)
     return total
 
@@ -105,6 +105,29 @@ def _went_on(save: Row) -> float:
 
 def _within(time: float, spans: Sequence[Span]) -> bool:
     return any(begin < time <= stop for begin, stop in spans)
+
+
+def over_time(journal: Journal) -> list[tuple[float, float]]:
+    """Seconds since the first launch, and the share of them in which steps were trained that count; at each row."""
+    shares: list[tuple[float, float]] = []
+    useful = 0.0
+    for attempt, following in zip(journal.attempts, [*journal.attempts, None][1:], strict=True):
+        if attempt.started is None:
+            continue
+        gone = _gone(attempt, attempt.started, following, {row["step"]: row["time"] for row in journal.rows})
+        stalls = sorted((_went_on(event), event["stall"]) for event in attempt.of(*SAVES))
+        before = attempt.started
+        for row in journal.rows:
+            now = row["time"]
+            if not before <= now <= attempt.ended or now == before:
+                continue
+            lost = sum(max(0.0, min(stop, now) - max(begin, before)) for begin, stop in gone)
+            stall = sum(seconds for at, seconds in stalls if before < at <= now and not _within(at, gone))
+            idle = row.get("evaluation_seconds", 0.0) + row.get("data_wait", 0.0) + stall
+            useful += max(0.0, now - before - lost - idle)
+            shares.append((now - journal.attempts[0].launched, useful / (now - journal.attempts[0].launched)))
+            before = now
+    return shares
 
 
 def lines(parts: Goodput) -> Sequence[tuple[str, float]]:

@@ -75,7 +75,7 @@ class Journal:
         """In the order in which they were launched."""
         begins = [i for i, event in enumerate(self.events) if event["event"] in ("launch", "restart")]
         found = []
-        for i, stop in zip(begins, [*begins[1:], len(self.events)], strict=True):
+        for i, stop in zip(begins, [*begins, len(self.events)][1:], strict=True):
             events = self.events[i:stop]
             start = next((event for event in events if event["event"] == "start"), None)
             found.append(

@@ -29,6 +29,7 @@ from trainkit.runfolder import sync_folder
 
 VERSION = 1
 MANIFEST, MARKER, TRAINER = "MANIFEST.json", "COMMITTED", "trainer.json"
+BLOCK = 1 << 22  # bytes that are read at a time
 UNREAD = ""  # the checksum of what was not read
 
 
@@ -44,7 +45,7 @@ def digest(path: Path) -> Digest:
     """Read `path` once, in blocks."""
     state, size = xxhash.xxh3_128(), 0
     with path.open("rb") as f:
-        while block := f.read(1 << 22):
+        while block := f.read(BLOCK):
             state.update(block)
             size += len(block)
     return Digest(size, state.hexdigest())
@@ -77,19 +78,24 @@ def write_synced(path: Path, text: str) -> None:
         os.fsync(f.fileno())
 
 
-def commit(writing: Path, final: Path, files: Mapping[str, Digest], fields: Mapping[str, Any]) -> None:
-    """Turn `writing`, whose `files` are on the disk, into the checkpoint `final`.
-
-    Raises CheckpointError if a file is not there in its full size: another host wrote it to a disk of its own.
-    """
-    for name, written in files.items():
-        file = writing / name
-        if not file.exists() or file.stat().st_size != written.size:
-            raise CheckpointError(f"{file} was written, but is not there: checkpoint.dir must be a disk of all hosts")
+def describe(writing: Path, files: Mapping[str, Digest], fields: Mapping[str, Any]) -> Digest:
+    """Write the manifest of a checkpoint that has these `files`."""
     listed = {name: [d.size, d.xxh3] for name, d in sorted(files.items())}
     text = json.dumps({"version": VERSION, **fields, "files": listed}, indent=1)
     write_synced(writing / MANIFEST, text)
-    write_synced(writing / MARKER, xxhash.xxh3_128(text.encode()).hexdigest())
+    return Digest(len(text.encode()), xxhash.xxh3_128(text.encode()).hexdigest())
+
+
+def commit(writing: Path, final: Path, here: Mapping[str, Digest]) -> None:
+    """Turn `writing`, which has the files `here`, its manifest among them, into the checkpoint `final`.
+
+    Raises CheckpointError if a file is not there in its full size: another host wrote it to a disk of its own.
+    """
+    for name, written in here.items():
+        file = writing / name
+        if not file.exists() or file.stat().st_size != written.size:
+            raise CheckpointError(f"{file} was written, but is not there: checkpoint.dir must be a disk of all hosts")
+    write_synced(writing / MARKER, here[MANIFEST].xxh3)
     sync_folder(writing)
     writing.rename(final)
     sync_folder(final.parent)
@@ -131,19 +137,43 @@ def glance(path: Path) -> list[str]:
     return _wrong(path, lambda file: Digest(file.stat().st_size, UNREAD), slice(None))
 
 
-def _wrong(path: Path, look: Callable[[Path], Digest], share: slice) -> list[str]:
+def files(path: Path) -> dict[str, Digest] | None:
+    """All files of a checkpoint but the marker, the manifest among them; None unless the marker vouches for that."""
+    if _unsealed(path) is not None:
+        return None
+    listed = {name: Digest(*entry) for name, entry in read_manifest(path)["files"].items()}
+    return listed | {MANIFEST: digest(path / MANIFEST)}
+
+
+def is_whole(file: Path, wanted: Digest) -> bool:
+    """Whether it is there as it was written."""
+    try:
+        return digest(file) == wanted
+    except OSError:
+        return False
+
+
+def _unsealed(path: Path) -> str | None:
+    """Why its manifest cannot be believed."""
     content = {}
     for name in (MARKER, MANIFEST):
         try:
             content[name] = (path / name).read_bytes()
         except OSError as error:
-            return [f"{name}: {error.strerror}"]
+            return f"{name}: {error.strerror}"
     text = content[MANIFEST]
     if xxhash.xxh3_128(text).hexdigest().encode() != content[MARKER]:
-        return [f"{MANIFEST} is not the one that {MARKER} vouches for"]
-    manifest = json.loads(text)
-    if manifest["version"] != VERSION:
-        return [f"{MANIFEST} has format version {manifest['version']}; this trainkit reads version {VERSION}"]
+        return f"{MANIFEST} is not the one that {MARKER} vouches for"
+    version = json.loads(text)["version"]
+    if version != VERSION:
+        return f"{MANIFEST} has format version {version}; this trainkit reads version {VERSION}"
+    return None
+
+
+def _wrong(path: Path, look: Callable[[Path], Digest], share: slice) -> list[str]:
+    if (problem := _unsealed(path)) is not None:
+        return [problem]
+    manifest = read_manifest(path)
     problems = []
     for name, (size, checksum) in list(manifest["files"].items())[share]:
         try:

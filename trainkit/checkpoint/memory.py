@@ -1,13 +1,15 @@
-"""Where the snapshots of a run are: in the memory of this machine, as files, so that they outlive all of its processes.
-Imports no torch.
+"""Where the snapshots of a run are: in the memory of each of its machines, as files, so that they outlive all of its
+processes. Imports no torch.
 
     /dev/shm/trainkit-UID/NAME/RUN       the run folder that they belong to
-    /dev/shm/trainkit-UID/NAME/step_N/   a checkpoint like any other (manifest.py)
+    /dev/shm/trainkit-UID/NAME/HOST      a word drawn at random: ranks that read the same one share a memory
+    /dev/shm/trainkit-UID/NAME/step_N/   a checkpoint like any other (manifest.py); of a run on several machines each
+                                         has some of its files (neighbours.py)
     RUN/logs/memory                      a word drawn at random; NAME is a hash of it and of the run folder's path
 
-So a run folder that is deleted, made anew or copied does not come by what is another's. A machine that starts again has
-no snapshots. Several machines would need, of each rank's files, a copy on another one: that belongs between the commit
-of a snapshot and the deletion of the one before (snapshots.py), and is not there: `problem` refuses a run on several.
+So a run folder that is deleted, made anew or copied does not come by what is another's. The word is another one after
+each `rename`, so a machine that was away and comes back does not bring what the run has gone back from. A machine that
+starts again has no snapshots.
 """
 
 from __future__ import annotations
@@ -22,21 +24,19 @@ import psutil
 import xxhash
 
 from trainkit.checkpoint import manifest as m
-from trainkit.checkpoint.agree import reason
-from trainkit.checkpoint.cadence import Tell
+from trainkit.checkpoint.agree import agreed, together
 from trainkit.errors import CheckpointError, Problem
-from trainkit.runfolder import RunFolder, replace_text, sync_folder
+from trainkit.protocols import Ranks
+from trainkit.runfolder import RunFolder, replace_text
 
 ROOT = Path("/dev/shm")
 KEY = "checkpoint.memory_every"
-OWNER = "RUN"
+OWNER, HOST = "RUN", "HOST"
 REMEDY = f"the run goes on without it; if there is no room, mount -o remount,size=... {ROOT}, or set {KEY}=null"
 
 
-def problem(every: int, hosts: int) -> Problem | None:
-    """Why a run on so many machines cannot keep snapshots; None if it can."""
-    if hosts > 1:
-        return Problem(KEY, every, f"snapshots stay on one machine, and the ranks are on {hosts}", f"set {KEY}=null")
+def problem(every: int) -> Problem | None:
+    """Why a run on this machine cannot keep snapshots; None if it can."""
     if not ROOT.is_dir():
         hint = f"mount one (mount -t tmpfs tmpfs {ROOT}), or set {KEY}=null"
         return Problem(KEY, every, f"snapshots are kept in {ROOT}, and there is no such folder", hint)
@@ -66,27 +66,50 @@ def find(folder: RunFolder) -> Path | None:
 
 
 def make(folder: RunFolder) -> Path:
-    """The place of the run's snapshots. What runs left that are gone is deleted."""
-    _check_owner()
-    mine().mkdir(mode=0o700, exist_ok=True)
-    clear()
+    """The place of the run's snapshots, the same on all machines; one of them makes it."""
     if (place := find(folder)) is not None:
         return place
     word = secrets.token_hex(8)
-    place, new = _place(folder, word), mine() / f".new-{word}"
-    new.mkdir()
-    (new / OWNER).write_text(str(folder.root.resolve()))
     folder.memory.parent.mkdir(parents=True, exist_ok=True)
     replace_text(folder.memory, word)
-    new.rename(place)  # with its owner in it, or another run would take it for one that is left over
-    return place
+    return _place(folder, word)
 
 
-def clear() -> None:
-    """Delete the snapshots of runs whose folder is gone."""
+def enter(folder: RunFolder, place: Path) -> str:
+    """Have `place` on this machine; what all that see the same memory read in it. What runs left that are gone is
+    deleted."""
+    _check_owner()
+    mine().mkdir(mode=0o700, exist_ok=True)
+    clear(place)
+    if not place.is_dir():
+        word = secrets.token_hex(8)
+        new = mine() / f".new-{word}"
+        new.mkdir()
+        (new / OWNER).write_text(str(folder.root.resolve()))
+        (new / HOST).write_text(word)
+        try:
+            new.rename(place)  # with its owner in it, or another run would take it for one that is left over
+        except OSError:  # another rank was first
+            shutil.rmtree(new)
+    return (place / HOST).read_text()
+
+
+def clear(but: Path) -> None:
+    """Delete the snapshots of runs whose folder is gone. `but`: its word may have been drawn on another machine, and a
+    network disk shows that late."""
     for place in mine().glob("[!.]*"):
-        if not _owned(place):
+        if place != but and not _owned(place):
             shutil.rmtree(place, ignore_errors=True)  # another run may be at the same
+
+
+def rename(folder: RunFolder, place: Path, ranks: Ranks, leads: bool) -> Path:
+    """Give `place` another name, everywhere: what is not reached now is not found any more. `leads`: this rank does it
+    on its machine. Collective."""
+    word = together(ranks, lambda: secrets.token_hex(8))[0]
+    name = together(ranks, lambda: _place(folder, word).name)[0]
+    agreed(ranks, lambda: place.rename(mine() / name) if leads else None)
+    agreed(ranks, lambda: replace_text(folder.memory, word) if ranks.rank == 0 else None)
+    return mine() / name
 
 
 def kept(folder: RunFolder) -> list[int]:
@@ -95,28 +118,17 @@ def kept(folder: RunFolder) -> list[int]:
     return [] if place is None else m.committed(place)
 
 
-def give_back(folder: RunFolder, checkpoints: Path, tell: Tell) -> None:
-    """All processes of the run are gone: give its memory back. A snapshot that is newer than all in `checkpoints` is
-    moved there; while that is not possible, it stays where it is, and is told."""
-    place = find(folder)
-    if place is None:
-        return
-    try:
-        step = max(m.committed(place), default=-1)
-        if step > max(m.committed(checkpoints), default=-1):
-            _to_disk(m.step_folder(place, step), checkpoints, tell)
-        shutil.rmtree(place)
-        folder.memory.unlink()
-        with suppress(OSError):  # other runs have theirs in it
-            mine().rmdir()
-    except OSError as error:
-        message = f"what {place} keeps in memory cannot be moved to {checkpoints}: {reason(error)}"
-        tell("snapshot_failed", step=step, message=message)
-
-
 def mine() -> Path:
     """The folder of this user's runs."""
     return ROOT / f"trainkit-{os.getuid()}"
+
+
+def forget(folder: RunFolder) -> None:
+    """Delete the run's snapshots on this machine."""
+    if (place := find(folder)) is not None:
+        shutil.rmtree(place, ignore_errors=True)  # another keeper of this machine may be at the same
+    with suppress(OSError):  # other runs have theirs in it
+        mine().rmdir()
 
 
 def _place(folder: RunFolder, word: str) -> Path:
@@ -138,35 +150,3 @@ def _check_owner() -> None:
         raise CheckpointError(f"{folder} belongs to another user")
     if not os.access(folder if folder.is_dir() else ROOT, os.W_OK):
         raise CheckpointError(f"{folder} cannot be written to")
-
-
-def _to_disk(snapshot: Path, checkpoints: Path, tell: Tell) -> None:
-    """Make a checkpoint of it that is whole or not there."""
-    if problems := m.verify(snapshot):
-        tell("snapshot_failed", step=_step(snapshot), message=f"{snapshot} is damaged: {'; '.join(problems)}")
-        return
-    final, fetching = checkpoints / snapshot.name, checkpoints / f".fetching-{snapshot.name}"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(fetching, ignore_errors=True)
-    try:
-        shutil.copytree(snapshot, fetching)
-        for file in fetching.iterdir():
-            _sync(file)
-        sync_folder(fetching)
-        if final.exists():
-            m.set_aside(final)
-        fetching.rename(final)
-        sync_folder(checkpoints)
-    except OSError:
-        shutil.rmtree(fetching, ignore_errors=True)  # half of it may be what fills the disk
-        raise
-    tell("snapshot_moved", step=_step(snapshot), path=str(final))
-
-
-def _step(snapshot: Path) -> int:
-    return int(snapshot.name.removeprefix("step_"))
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

@@ -49,9 +49,8 @@ class Draft:
         return together(self.ranks, lambda: write(folder, self.part.items, self.source))
 
     def index(self, folder: Path, written: Sequence[Written]) -> dict[str, Digest]:
-        """Write the index of what all ranks wrote; one rank does it. Returns all files."""
-        index = finish(folder, self.part.whole, [each.results for each in written])
-        return {name: digest for files in (*(each.files for each in written), index) for name, digest in files.items()}
+        """Write the index of what all ranks wrote; one rank does it. Returns its file."""
+        return finish(folder, self.part.whole, [each.results for each in written])
 
     def bytes(self) -> int:
         """Of the tensors of all ranks."""

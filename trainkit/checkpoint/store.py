@@ -27,6 +27,8 @@ from trainkit.checkpoint import retention
 from trainkit.checkpoint.agree import Alone, agreed, reason, together
 from trainkit.checkpoint.copier import Copier
 from trainkit.checkpoint.fetch import fetch, listed
+from trainkit.checkpoint.hosts import Hosts
+from trainkit.checkpoint.neighbours import spread
 from trainkit.checkpoint.remote import Found
 from trainkit.errors import CheckpointError, ConfigError, NoGoodCheckpoint, Problem
 from trainkit.protocols import Say, World
@@ -71,6 +73,7 @@ class CheckpointStore:
     ) -> None:
         self.folder, self.attempt, self._copier = folder, attempt, copier
         self._world, self.about, self.say = world, about, say
+        self._hosts = Hosts((tuple(range(world.size)),))
         self._drafting: Drafting | None = None
         self._beside: CheckpointStore | None = None
         self._room: Callable[[int], None] | None = None
@@ -78,12 +81,12 @@ class CheckpointStore:
         self._saved: int | None = None
         self._damaged: set[int] = set()
 
-    def beside(self, folder: Path, room: Callable[[int], None], remedy: str) -> CheckpointStore:
-        """The same, in another folder. What writes them is shared with this one, so only one of both may at a time.
-        `room` is asked before so many bytes are written, and raises CheckpointError if there is none; `remedy` is what
-        is told where one cannot be written."""
+    def beside(self, folder: Path, hosts: Hosts, room: Callable[[int], None], remedy: str) -> CheckpointStore:
+        """The same, in another folder, of which each of `hosts` has its own. What writes them is shared with this one,
+        so only one of both may at a time. `room` is asked before so many bytes are written, and raises CheckpointError
+        if there is none; `remedy` is what is told where one cannot be written."""
         other = CheckpointStore(folder, self._world, self.attempt, self.about, self.say)
-        other._beside, other._room, other._remedy = self, room, remedy
+        other._beside, other._hosts, other._room, other._remedy = self, hosts, room, remedy
         return other
 
     # ---------------------------------------------------------------------------------------- writing
@@ -142,37 +145,50 @@ class CheckpointStore:
     def _write(self, step: int, draft: Draft, trainer: Mapping[str, Any]) -> int:
         """Write and commit; returns the number of bytes, 0 if a good checkpoint stands there."""
         final, writing = m.step_folder(self.folder, step), self.folder / f".writing-step_{step}.{self.attempt}"
-        files: dict[str, m.Digest] = {}
+        ranks = draft.ranks
+
+        def describe() -> dict[str, m.Digest]:
+            """The files that rank 0 adds to those of all ranks."""
+            if ranks.rank != 0:
+                return {}
+            guard()
+            m.write_synced(writing / m.TRAINER, json.dumps(trainer, indent=1))
+            added = {**draft.index(writing, written), m.TRAINER: m.digest(writing / m.TRAINER)}
+            fields = {"step": step, "attempt": self.attempt, "about": self.about, "tensors": draft.layout()}
+            return {**added, m.MANIFEST: m.describe(writing, {**tensors, **added}, fields)}
 
         def commit() -> None:
-            if self._world.rank == 0:
-                guard()
-                m.write_synced(writing / m.TRAINER, json.dumps(trainer, indent=1))
-                files.update(draft.index(writing, written), **{m.TRAINER: m.digest(writing / m.TRAINER)})
-                fields = {"step": step, "attempt": self.attempt, "about": self.about, "tensors": draft.layout()}
-                m.commit(writing, final, files, fields)
+            if self._leads():
+                m.commit(writing, final, here)
                 self._clear(".damaged-*")
 
         try:
-            stands = together(draft.ranks, lambda: self._make_room(writing, final, draft))[0]
-            if not stands:
-                written = draft.write(writing)
-                agreed(draft.ranks, commit)
+            if all(together(ranks, lambda: self._make_room(writing, final, draft))):
+                return 0
+            written = draft.write(writing)
+            tensors = {name: digest for part in written for name, digest in part.files.items()}
+            added = together(ranks, describe)[0]
+            here = spread(ranks, self._hosts, [part.files for part in written], added, writing)
+            agreed(ranks, commit)
         except CheckpointError as error:
-            if self._world.rank == 0:  # half a checkpoint may be what fills the disk
+            if self._leads():  # half a checkpoint may be what fills the disk
                 shutil.rmtree(writing, ignore_errors=True)
             raise self._unwritten(step, error) from error
-        return sum(digest.size for digest in files.values())
+        return sum(digest.size for name, digest in {**tensors, **added}.items() if name != m.MANIFEST)
+
+    def _leads(self) -> bool:
+        """Whether this rank does what one of those who share the folder has to do."""
+        return self._hosts.leads(self._world.rank)
 
     def _unwritten(self, step: int, error: CheckpointError) -> CheckpointError:
         cause = f"cannot write the checkpoint of step {step} to {self.folder}: {error}"
         return CheckpointError(f"{cause}\n    {self._remedy or f'{intact(self.folder)}; {GO_ON}'}")
 
     def _make_room(self, writing: Path, final: Path, draft: Draft) -> bool:
-        """Whether `final` stands already. If not, rank 0 clears what killed saves left, moves a damaged `final` out
-        of the way, and makes the folder to write to."""
-        if self._world.rank != 0:
-            return False
+        """Whether `final` stands already, as far as this rank can tell. If not, the first of those who share the folder
+        clears what killed saves left, moves a damaged `final` out of the way, and makes the folder to write to."""
+        if not self._leads():
+            return True
         if final.exists() and not m.verify(final):
             return True
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +197,7 @@ class CheckpointStore:
         if final.exists():
             m.set_aside(final)
         if self._room is not None:
-            self._room(draft.bytes())
+            self._room(int(draft.bytes() * self._hosts.part(self._world.rank)))
         writing.mkdir()
         return False
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from trainkit.audit.checks import findings, tracked
+from trainkit.audit.checks import WORD, Finding, findings, tracked
 from trainkit.audit.goodput import goodput, lines
 from trainkit.audit.journal import Journal
+from trainkit.cli.place import run_folders
 from trainkit.cli.terminal import say, show_rows, title
 from trainkit.config import build
 from trainkit.console import duration
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, ConfigError, Problem
 from trainkit.runfolder import RunFolder
 
-WORD = {True: "ok", False: "FAULT", None: "not checked"}
-
 
 def main(words: Sequence[str]) -> int:
     if not words:
         raise ConfigError([Problem("", "", "the command is: audit RUN [RUN ...]", "RUN is a run folder")])
-    folders = [RunFolder(Path(word).expanduser().absolute()) for word in words]
-    strange = [folder.root for folder in folders if not folder.config.is_file()]
-    if strange:
-        raise ConfigError([Problem("", "", f"{root} is no run folder: it has no config.yaml") for root in strange])
+    folders = run_folders(words)
     results = [audit(folder) for folder in folders]
     return EXIT_DONE if all(results) else EXIT_FAILED
 
@@ -35,12 +30,17 @@ def audit(folder: RunFolder) -> bool:
     if not journal.starts:
         say("  training has not begun: nothing to check")
         return True
-    found = [*findings(journal), tracked(journal, lambda: _held(journal))]
+    found = examined(journal)
     show_rows([(finding.what, f"{WORD[finding.ok]}: {finding.detail}") for finding in found], 16)
     parts = goodput(journal)
     say(f"\n  goodput {parts.share():.1%} of {duration(parts.wall)}")
     show_rows([(name, f"{_time(seconds)} ({_percent(seconds, parts.wall)})") for name, seconds in lines(parts)], 16)
     return all(finding.ok is not False for finding in found)
+
+
+def examined(journal: Journal) -> list[Finding]:
+    """All that can be checked of a run, its tracker too; nothing of one that has not begun to train."""
+    return [*findings(journal), tracked(journal, lambda: _held(journal))] if journal.starts else []
 
 
 def _held(journal: Journal) -> Sequence[int] | None:

@@ -1,11 +1,12 @@
-"""env: what this machine and this installation have."""
+"""env: what this machine and this installation have, as one block for a bug report; what looks like a secret is left
+out."""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
@@ -13,9 +14,18 @@ from trainkit import __version__
 from trainkit.cli.terminal import show_rows, title
 from trainkit.config.bundle import folders
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.installed import installed
 from trainkit.launcher import _machine
+from trainkit.secrets import shown
+
+TELLING = ("CUDA_", "GLOO_", "HF_", "HOROVOD_", "MKL_", "MLFLOW_", "NCCL_", "OMP_", "SLURM_JOB_", "TORCH", "TRAINKIT_")
+"""So begin the variables that change how a run behaves."""
 
 PACKAGES = {
+    "numpy": "",
+    "hydra-core": "",
+    "pydantic": "",
+    "safetensors": "",
     "mlflow": "",
     "transformers": "pip install 'trainkit[llm]'",
     "peft": "pip install 'trainkit[llm]'",
@@ -24,6 +34,7 @@ PACKAGES = {
     "accelerate": "pip install accelerate",
     "deepspeed": "pip install 'trainkit[deepspeed]'",
     "horovod": "pip install horovod",
+    "optuna": "pip install 'trainkit[sweep]'",
     "ray": "pip install ray",
 }
 """What recipes and backends use besides torch, and how to get it."""
@@ -35,7 +46,11 @@ def main(words: Sequence[str]) -> int:
     title("machine")
     show_rows(machine(), 14)
     title("packages")
-    show_rows([(name, _version(name) or f"not installed; {hint}") for name, hint in PACKAGES.items()], 14)
+    show_rows([(name, installed(name) or f"not installed; {hint}") for name, hint in PACKAGES.items()], 14)
+    title("environment variables")
+    show_rows(
+        [(name, shown(name, value)) for name, value in sorted(os.environ.items()) if name.startswith(TELLING)], 14
+    )
     title("folders, the first that has it wins")
     show_rows([(name, ", ".join(str(folder) for folder in folders(name))) for name in ("conf", "recipes")], 14)
     return EXIT_DONE
@@ -48,17 +63,11 @@ def machine() -> Iterator[tuple[str, str]]:
     cuda = _machine.torch_cuda()
     yield "trainkit", __version__
     yield "python", f"{platform.python_version()} ({sys.executable})"
-    yield "torch", f"{_version('torch') or 'not installed'}, {f'built for CUDA {cuda}' if cuda else 'CPU only'}"
+    yield "torch", f"{installed('torch') or 'not installed'}, {f'built for CUDA {cuda}' if cuda else 'CPU only'}"
     yield "GPUs", ", ".join(names) if names else "none"
+    yield "driver", _machine.driver() or "none"
     if names and not cuda:
         yield "", "the installed torch cannot use them: install a build with CUDA"
     yield "cores", f"{_machine.cores()} of {platform.processor() or platform.machine()}"
     yield "memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB of it free"
     yield "system", platform.platform()
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

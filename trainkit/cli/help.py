@@ -1,14 +1,12 @@
-"""--help: examples, commands, then the keys as conf/config.yaml explains them. After a command: what its module says
-of itself."""
+"""--help: examples, commands, then the keys as conf/config.yaml explains them."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 
 from trainkit import __version__
+from trainkit.cli.examples import EXAMPLES as EXAMPLES_OF
 from trainkit.cli.main import COMMANDS
 from trainkit.cli.terminal import say, show_rows, title
 from trainkit.config.bundle import GROUPS, bundle, components
@@ -31,10 +29,13 @@ KEY = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?P<value>[^#]*)(#\s*(?P<comment
 
 
 def main(words: Sequence[str]) -> int:
-    """`words`: the command that is asked about, if one is."""
-    if words:
-        say(inspect.getdoc(importlib.import_module(f"trainkit.cli.{words[0]}")) or COMMANDS[words[0]])
-        return EXIT_DONE
+    """Of everything, or of the command that the first word is."""
+    if [*words[:1]] == ["sweep"]:
+        from trainkit.cli.sweep.options import explain
+
+        return explain()
+    if words and words[0] in COMMANDS:
+        return _one(words[0])
     say(f"trainkit {__version__}: one Trainer over the distributed-training frameworks\n")
     say("usage: python -m trainkit recipe=NAME [key=value ...]     (trainkit is the same as python -m trainkit)")
     say("       python -m trainkit COMMAND [...]\n")
@@ -49,6 +50,13 @@ def main(words: Sequence[str]) -> int:
     say("\nCtrl-C saves a checkpoint and stops, a second one ends at once. Run the same command again to go on.")
     title("\nexit codes")
     show_rows(CODES.items(), 10)
+    return EXIT_DONE
+
+
+def _one(name: str) -> int:
+    say(f"python -m trainkit {name}: {COMMANDS[name]}\n")
+    title("examples (after python -m trainkit)")
+    show_rows(EXAMPLES_OF[name].items())
     return EXIT_DONE
 
 

@@ -26,10 +26,18 @@ COMMANDS = {
     "config": "print the resolved configuration of a run as YAML (also: --cfg job)",
     "verify": "verify A B recipe=NAME: a few steps under two strategies (local, ddp@2, ...), and where they differ",
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
+    "doctor": "doctor [FOLDER]: try out what runs need of this machine: ok, warning or fault, with the remedy",
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",
     "audit": "audit RUN: prove that no step, sample, row or checkpoint is lost, and say where the time went",
+    "sweep": "sweep recipe=NAME key=A,B: several runs that differ in some keys, and the best of them (sweep --help)",
+    "top": "top [RUN]: where every rank is, live, from the run folder alone; q ends it",
+    "report": "report RUN [RUN ...]: one HTML page about runs: curves, events, where the time went; to=FILE",
+    "runs": "runs ls|show|compare|rm RUN: runs by what they have learnt; rm deletes their folders",
+    "diff": "diff RUN RUN: keys and versions that differ, and the first step whose loss does",
     "slurm": "slurm render|check|submit recipe=NAME: a run as a Slurm job; slurm job: what its batch script calls",
-    "jobs": "jobs ls|status|logs|stop RUN: runs from any machine that sees their folder",
+    "ray": "ray submit recipe=NAME: a run as a job of a Ray cluster; ray status|logs|stop RUN; ray render: manifests",
+    "jobs": "jobs ls|status|logs|wait|stop RUN: runs from any machine that sees their folder",
+    "completion": "completion bash|zsh|fish: a script by which that shell completes commands, keys and choices",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
     "plan": "plan recipe=NAME cluster=8xh100: which strategies fit a machine, how fast each would be, and the command",
 }
@@ -57,7 +65,7 @@ def dispatch(words: list[str]) -> int:
     if not words:
         return _usage()
     if "--help" in words or "-h" in words:
-        return _call("help", [word for word in words[:1] if word in COMMANDS])
+        return _call("help", words)
     if words == ["--version"]:
         say(__version__)
         return EXIT_DONE

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import yaml
 
 from trainkit import front
+from trainkit.cli.place import run_folders
 from trainkit.cli.terminal import say
 from trainkit.config import build
 from trainkit.errors import EXIT_DONE, ConfigError, Problem, TrainkitError
@@ -23,10 +23,7 @@ def main(words: Sequence[str]) -> int:
     if not roots or words[0] != "sync":
         usage = "the command is: mlflow sync RUN [RUN ...] [tracker.uri=URI]"
         raise ConfigError([Problem("", "", usage, "RUN is a run folder; URI: where to, if not where the run meant to")])
-    folders = [RunFolder(Path(root).absolute()) for root in roots]
-    missing = [folder.root for folder in folders if not folder.config.is_file()]
-    if missing:
-        raise ConfigError([Problem("", "", f"{root} is no run folder: it has no config.yaml") for root in missing])
+    folders = run_folders(roots)
     uris = [word.removeprefix(URI) for word in words[1:] if word.startswith(URI)]
     for folder in folders:
         say(f"{folder.root}: {_sync(folder, uris)}")

@@ -11,15 +11,20 @@ from typing import Any
 from trainkit.cli.terminal import say
 from trainkit.config import build, check, draft, fitting
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.launcher._visit import Meets
 from trainkit.launcher.local import warm_agent
 from trainkit.plan.auto import AUTO, chosen
 from trainkit.preflight import HandsOver, Sweeps
 from trainkit.protocols import Cluster
+from trainkit.runfolder import RunFolder
 from trainkit.settings import Settings
+
+AGENT_HERE = ("launcher=local", "launcher=ray")
+"""With these, the agent is always on this machine."""
 
 
 def main(words: Sequence[str]) -> int:
-    here = not any(word.startswith("launcher=") and word != "launcher=local" for word in words)
+    here = not any(word.startswith("launcher=") and word not in AGENT_HERE for word in words)
     with warm_agent() if here else nullcontext():
         config, settings, cluster = prepare(words)
         if isinstance(settings.launcher, HandsOver):
@@ -28,10 +33,15 @@ def main(words: Sequence[str]) -> int:
                 for line in told:
                     say(line)
                 return EXIT_DONE
+        visit = settings.launcher.visit(words, cluster) if isinstance(settings.launcher, Meets) else None
+        if visit is None:
+            from trainkit import front
 
-        from trainkit import front
+            return front.run(config, settings, cluster, words)
 
-        return front.run(config, settings, cluster, words)
+    from trainkit import guest
+
+    return guest.run(config, RunFolder(Path(settings.run.dir)), visit)
 
 
 def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
@@ -59,7 +69,7 @@ def _of_members(members: Mapping[int, Sequence[str]], root: str, words: Sequence
     """What is wrong with the members of a sweep, each as the run that it will be."""
     for number, more in members.items():
         try:
-            prepare([*words, "launcher.sweep=[]", *more, f"run.dir={Path(root) / str(number)}"])
+            prepare([*words, "launcher.sweep=[]", f"run.dir={Path(root) / str(number)}", *more])
         except ConfigError as wrong:
             told = f"in member {number} of launcher.sweep: "
             yield from (replace(problem, message=told + problem.message) for problem in wrong.problems)

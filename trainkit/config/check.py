@@ -126,7 +126,7 @@ def _cadence(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
         hint = 'a number of steps, or for example "500 samples", "1e6 tokens", "10 minutes" or auto'
         yield Problem("checkpoint.every", every, str(error), hint)
     if settings.checkpoint.memory_every is not None:
-        lacking = memory.problem(settings.checkpoint.memory_every, cluster.hosts)
+        lacking = memory.problem(settings.checkpoint.memory_every)
         yield from [] if lacking is None else [lacking]
 
 

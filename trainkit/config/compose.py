@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.config.bundle import GROUPS, bundle, components, describe, folders
-from trainkit.config.suggest import suggest
+from trainkit.config.space import Space
+from trainkit.config.suggest import ELSEWHERE, suggest
 from trainkit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -50,6 +51,60 @@ def draft(words: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
         return _resolved(config), problems
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
+
+
+def spaces(words: Sequence[str]) -> tuple[list[str], list[Space]]:
+    """The words that all members of a sweep share, and what is tried for the other keys, in Hydra's words for it:
+    1,2  range(1,3)  choice(a,b)  glob(*)  interval(0,1)  tag(log, interval(1e-5,1e-3))  int(interval(1,8)).
+
+    Raises ConfigError. A word that cannot be read is left to `draft`, which says so.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, shared, found, problems = OverridesParser.create(), [], [], []
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+        except HydraException:
+            shared.append(word)
+            continue
+        if not override.is_sweep_override():
+            shared.append(word)
+        elif override.key_or_group.split(".")[0] in ("launcher", "tracker", "run", "hydra"):
+            said = "is the same for all members of a sweep"
+            problems.append(Problem(override.key_or_group, override.get_value_string(), said, "give it one value"))
+        else:
+            space = _space(override)
+            problems += _unusable(space, override.get_value_string())
+            found.append(space)
+    given = [word.partition("=")[0].lstrip("+") for word in shared] + [space.key for space in found]
+    twice = dict.fromkeys(space.key for space in found if given.count(space.key) > 1)
+    problems += [Problem("", "", f"{key} is given twice", "give it once") for key in twice]
+    if problems:
+        raise ConfigError(problems)
+    return shared, found
+
+
+def _space(override: Override) -> Space:
+    from hydra.core.override_parser.types import Glob, IntervalSweep, RangeSweep
+
+    key, value = override.key_or_group, override._value
+    if isinstance(value, IntervalSweep):
+        whole = "int" in value.tags or (isinstance(value.start, int) and isinstance(value.end, int))
+        low, high = float(value.start or 0), float(value.end or 0)
+        return Space(key=key, low=low, high=high, log="log" in value.tags, whole=whole)
+    if isinstance(value, Glob):
+        return Space(key=key, values=tuple(value.filter([*components(key)] if key in GROUPS else [])))
+    values = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    return Space(key=key, values=values, step=float(value.step) if isinstance(value, RangeSweep) else 0.0)
+
+
+def _unusable(space: Space, typed: str) -> Iterator[Problem]:
+    if not space.values and space.low >= space.high:
+        yield Problem(space.key, typed, "there is nothing in it", "write interval(FROM,TO), range(FROM,TO) or A,B,C")
+    elif space.log and space.low <= 0:
+        yield Problem(space.key, typed, "a logarithm needs numbers above 0", "begin above 0")
 
 
 def no_recipe() -> Problem:
@@ -120,7 +175,7 @@ def _bad_choice(override: Override) -> Problem | None:
     value = override.value()
     if isinstance(value, str) and value in choices:
         return None
-    hint = suggest(str(value), choices)
+    hint = ELSEWHERE.get((group, str(value))) or suggest(str(value), choices)
     if (Path.cwd() / "recipes" / f"{value}.py").exists() and group == "recipe":
         hint = f"recipes/{value}.py is selected by conf/recipe/{value}.yaml, which is not there"
     return Problem(group, value, f"there is no such {group}; there are {', '.join(choices)}", hint)

@@ -5,6 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+ELSEWHERE = {
+    (
+        "launcher",
+        "horovodrun",
+    ): "strategy=horovod runs under launcher=local, ssh, mpi and slurm; docs/multinode.md says "
+    "why not under Horovod's own driver",
+    (
+        "launcher",
+        "torchrun",
+    ): "launcher=local starts and watches the ranks of this machine, as torchrun does, or of several",
+}
+"""What others call what is another choice here."""
+
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
     """A hint that names the nearest of `known`, or nothing. The last part of a dotted key is compared by itself, or

@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from trainkit.console.lines import LINES, written
+from trainkit.console.units import duration, quantity
 from trainkit.runfolder import RunFolder
 from trainkit.tail import Tail
 
@@ -110,47 +112,18 @@ class Console:
                 f"[bold]training[/bold] {quantity(event['trainable'])} of {quantity(event['parameters'])} parameters, "
                 f"{self._total} steps, {event['ranks']} rank(s) on {event['device']}{resumed}"
             )
-        elif kind == "save":
-            self._say(f"[bold]saved[/bold] {_written(event)}")
-        elif kind == "save_failed":
-            self._say(f"[bold red]not saved[/bold red]: {escape(event['message'])}")
-        elif kind == "save_waits":
-            waits = f"step {event['step']} waits until step {event['behind']} is on the disk"
-            self._say(f"[bold]saving[/bold] {waits}; a larger checkpoint.every would spare the time")
-        elif kind == "copy":
-            self._say(f"[bold]copied[/bold] {_written(event)}")
-        elif kind == "copy_failed":
-            self._say(f"[bold red]not copied[/bold red]: {escape(event['path'])}: {escape(event['message'])}")
-        elif kind == "cadence":
-            self._say(f"[bold]saving[/bold] every {duration(event['every_s'])}: {escape(event['message'])}")
-        elif kind == "bad_step":
-            self._say(f"[bold red]not trained[/bold red]: step {event['step']}, {event['why']}")
-        elif kind == "straggler":
-            self._say(f"[bold yellow]slow[/bold yellow]: {straggling(event)}")
-        elif kind == "rollback":
-            steps = event["skipped"]
-            which = f"step {steps[0]} is" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]} are"
-            self._say(
-                f"[bold]back[/bold] from step {event['step']} to the checkpoint of step {event['to']}; {which} skipped"
-            )
-        elif kind == "sample":
-            self._say(f"[bold]sample {event['when']} training[/bold]: {escape(event['text'])}")
-        elif kind == "stop":
-            self._say(f"[bold]stopped[/bold] at step {event['step']}")
-        elif kind == "asked":
-            self._say(f"stopping: {escape(event['why'])}")
         elif kind == "failure":
             self._failure(event)
         elif kind == "restart":
             self._restart(event)
-        elif kind == "give_up":
-            self._say(f"[bold red]giving up[/bold red]: {escape(event['why'])}")
+        elif kind in LINES:
+            self._say(LINES[kind](event))
 
     def _snapshot(self, kind: str, event: dict[str, Any]) -> None:
         """The first one only: they come often."""
         if kind == "snapshot" and not self._kept:
             self._kept = True
-            self._say(f"[bold]kept in memory[/bold]: {_written(event)}; later ones are not told here")
+            self._say(f"[bold]kept in memory[/bold]: {written(event)}; later ones are not told here")
         elif kind == "snapshot_failed":
             self._say(f"[bold red]not kept in memory[/bold red]: {escape(event['message'])}")
         elif kind == "snapshot_used":
@@ -177,37 +150,6 @@ class Console:
             f"[bold yellow]restarting[/bold yellow] {event['ranks']} rank(s) from step {event['step']}{pause}: "
             f"attempt {event['attempt']}, {escape(event['why'])}"
         )
-
-
-def _written(event: dict[str, Any]) -> str:
-    """Which checkpoint was written where, and what it cost."""
-    cost = f"{event['bytes'] / 2**20:.1f} MiB in {event['seconds']:.1f} s"
-    return f"step {event['step']}: {escape(event['path'])} ({cost})"
-
-
-def straggling(event: dict[str, Any]) -> str:
-    """Which rank holds the others up."""
-    does = "computes" if event["what"] == "compute" else "waits for data"
-    who = f"rank {event['rank']} on {escape(event['host'])}"
-    return f"{who} {does} {event['seconds']:.3g} s in a step, the others {event['usual']:.3g} s: all wait for it"
-
-
-def quantity(value: float) -> str:
-    """1234567 -> 1.2M."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.1f}{unit}"
-    return f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """3671 -> 1 h 1 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class _Steps(ProgressColumn):

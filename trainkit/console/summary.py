@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainkit.checkpoint.manifest import committed, step_folder
-from trainkit.console.live import duration, quantity
+from trainkit.console.units import duration, quantity
 from trainkit.runfolder import RunFolder, read_lines
 
 

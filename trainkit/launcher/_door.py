@@ -11,16 +11,18 @@ from collections.abc import Collection, Iterator, Sequence
 
 from trainkit.launcher._wire import Message, Wire
 
+TOKEN_WRONG = "it is called with another token"
 HELLO_S = 10.0
 """So long a caller may take to say who it is, once it has tried all addresses."""
 
 
 class Door:
-    """Open on `host` for `keepers` callers that know `token`, each within `patience` seconds."""
+    """Open on `host` and `port` (0: one that is free) for `keepers` callers that know `token`, each within `patience`
+    seconds."""
 
-    def __init__(self, host: str, keepers: int, token: str, patience: float) -> None:
+    def __init__(self, host: str, port: int, keepers: int, token: str, patience: float) -> None:
         self._token, self._patience = token.encode(), patience
-        self._socket = socket.create_server((host, 0), backlog=keepers)
+        self._socket = socket.create_server((host, port), backlog=keepers)
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
         self._strangers: dict[Wire, float] = {}
@@ -45,6 +47,8 @@ class Door:
                 yield wire, said
             elif said or wire.closed or now - since > self._patience:
                 del self._strangers[wire]
+                if said and said[0]["what"] == "hello":
+                    wire.send("refused", why=TOKEN_WRONG)
                 wire.close()
 
     def _callers(self) -> Iterator[Wire]:

@@ -43,6 +43,17 @@ def _gpus() -> list[tuple[str, int]]:
         pynvml.nvmlShutdown()
 
 
+def driver() -> str | None:
+    """The version of the NVIDIA driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
 def visible(names: list[str], setting: str | None) -> list[str]:
     """What CUDA_VISIBLE_DEVICES=`setting` leaves of `names`. The list ends at the first entry that is no device (CUDA
     C++ Programming Guide, environment variables); one given by its UUID counts under that."""

@@ -92,6 +92,12 @@ class Member:
             return float(times.user + times.system)
         return 0.0
 
+    def memory(self) -> int:
+        """Bytes that it holds; 0 once it is gone."""
+        with suppress(psutil.NoSuchProcess):
+            return int(psutil.Process(self.pid).memory_info().rss)
+        return 0
+
     def hear(self) -> None:
         """Note what it has said."""
         with suppress(EOFError, ConnectionResetError):  # it is gone
@@ -212,6 +218,11 @@ class Ranks:
         """Seconds of processor time that each rank has used."""
         return [member.cpu() for member in self._members.values()]
 
+    def places(self) -> list[tuple[str, int]]:
+        """On which host each rank is, and how many bytes it holds."""
+        host = socket.gethostname()
+        return [(host, member.memory()) for _, member in sorted(self._members.items())]
+
     def stopped(self) -> list[int]:
         """The ranks whose process was stopped by a signal."""
         stopped = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
@@ -292,6 +303,12 @@ class Ranks:
 
     def gone(self) -> list[int]:
         """The places of machines that are lost: this one is there."""
+        return []
+
+    renews, broken = False, False
+
+    def renew(self, asked: Callable[[], bool]) -> list[int]:
+        """The places of other machines: there are none."""
         return []
 
     def idle(self, seconds: float) -> None:

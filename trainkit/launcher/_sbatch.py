@@ -80,8 +80,8 @@ class Script:
         lines = [f"exec {shlex.quote(self.python)} -m trainkit slurm job", *map(shlex.quote, self.words)]
         where = shlex.quote(f"run.dir={self.run_dir}")
         tasks = self.members or array(self.launcher.sbatch) is not None
-        lines += ['"${member[@]}"'] if self.members else []
         lines += [where + ('/"$SLURM_ARRAY_TASK_ID"' if tasks else "")]
+        lines += ['"${member[@]}"'] if self.members else []  # last, as it may name a folder of its own
         yield " \\\n    ".join(lines)
 
 

@@ -7,6 +7,7 @@ RUN/job.json       the job that has the run, the one that waits for its end, and
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -53,9 +54,16 @@ def script(
 def to_do(launcher: Slurm, root: Path) -> Iterator[int]:
     """The members of the sweep that are not done."""
     for number in range(len(launcher.sweep)):
-        summary = RunFolder(root / str(number)).summary
+        summary = member(launcher, root, number).summary
         if not summary.exists() or json.loads(summary.read_text())["status"] != "done":
             yield number
+
+
+def member(launcher: Slurm, root: Path, number: int) -> RunFolder:
+    """The run folder of a member, which may name one of its own."""
+    words = shlex.split(launcher.sweep[number])
+    own = [word.removeprefix("run.dir=") for word in words if word.startswith("run.dir=")]
+    return RunFolder(Path(own[-1]) if own else root / str(number))
 
 
 def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> list[str]:
@@ -67,6 +75,10 @@ def submit(launcher: Slurm, config: Mapping[str, Any], words: Sequence[str], clu
     with _laid_out(folder, str(made)):
         job = sbatch(str(folder.script))
     write(folder, job=job, submitted=time.time(), directory=str(Path.cwd()), words=[*words])
+    for number in made.members:
+        waiting = member(launcher, folder.root, number)
+        waiting.root.mkdir(parents=True, exist_ok=True)
+        write(waiting, job=f"{job}_{number}", submitted=time.time())
     members = f", members {', '.join(map(str, made.members))}" if made.members else ""
     return [
         f"job {job} is submitted{members}",

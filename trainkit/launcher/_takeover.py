@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from trainkit.errors import ConfigError, Problem
 from trainkit.launcher import _submit
 from trainkit.launcher._sbatch import SCRIPT
-from trainkit.launcher._watched import BEAT_S
-from trainkit.runfolder import OWNER, OWNER_FILE, RunFolder, replace_text
+from trainkit.launcher._watched import FRESH_S
+from trainkit.runfolder import RunFolder, own
 
 BEFORE = "TRAINKIT_JOB_BEFORE"
-FRESH_S = 6 * BEAT_S
 NO_CHAIN = Problem(
     "launcher.restart",
     "chain",
@@ -71,9 +70,7 @@ def take_over(folder: RunFolder, job: Job) -> str | None:
         number = before.rpartition(".")[0]
         hint = f"wait for it, or choose another run.dir; `trainkit jobs stop {folder.root}` makes it save and leave"
         raise ConfigError([Problem("run.dir", folder.root, f"job {number} is at work in this folder", hint)])
-    folder.owner.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(folder.owner, job.name)
-    os.environ |= {OWNER: job.name, OWNER_FILE: str(folder.owner)}
+    own(folder, job.name)
     return before
 
 

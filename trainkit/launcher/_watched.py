@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import time
 from contextlib import suppress
 
-from trainkit.launcher.local import LocalJob
+from trainkit.protocols import Job
 from trainkit.runfolder import RunFolder, replace_text
 
 BEAT_S = 5.0
+FRESH_S = 6 * BEAT_S  # without a sign of life for so long, nobody is at work
 
 
-class Watched(LocalJob):
-    """The agent of a job. It is looked at several times a second, and that is told every BEAT_S."""
+class Watched:
+    """A job that is looked at several times a second, which is told every BEAT_S."""
 
-    def __init__(self, agent: subprocess.Popen[bytes], folder: RunFolder) -> None:
-        super().__init__(agent)
+    def __init__(self, job: Job, folder: RunFolder) -> None:
         self._folder, self._beat = folder, 0.0
+        self._job, self.stop, self.kill = job, job.stop, job.kill
 
     def poll(self) -> int | None:
-        code = super().poll()
+        code = self._job.poll()
         if code is None and time.monotonic() - self._beat > BEAT_S:
             self._beat = time.monotonic()
             told = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}

@@ -70,8 +70,8 @@ class Wire:
         """Seconds since it was last heard of."""
         return time.monotonic() - self.heard
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self, why: str | None = None) -> None:
+        self.closed, self.why = True, why or self.why
         self._socket.close()
 
 

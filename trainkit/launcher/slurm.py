@@ -7,11 +7,10 @@ Outside a job this only says what would run, and hands it over (submit). See doc
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,11 +18,11 @@ from annotated_types import Ge, Gt
 from pydantic import Field
 
 from trainkit.errors import ConfigError, Problem, TrainkitError
-from trainkit.launcher import _machine, _sbatch, _submit, local
+from trainkit.launcher import _hosts, _machine, _sbatch, _submit, local
 from trainkit.launcher._order import Order
 from trainkit.launcher._watched import Watched
 from trainkit.protocols import Cluster, Strategy
-from trainkit.runfolder import OWNER, OWNER_FILE, RunFolder
+from trainkit.runfolder import ownership
 
 Option = str | int | float | bool | None
 OURS = {
@@ -72,7 +71,7 @@ class Slurm:
     sweep      words of the members of a job array
     """
 
-    nodes: Annotated[int, Gt(0)] | Annotated[str, Field(pattern=local.SPAN)]
+    nodes: Annotated[int, Gt(0)] | Annotated[str, Field(pattern=_hosts.SPAN)]
     ranks: Annotated[int, Gt(0)] | Literal["auto"]
     style: Literal["node", "rank"]
     cpus: Annotated[int, Gt(0)] | None
@@ -90,8 +89,7 @@ class Slurm:
     @property
     def span(self) -> tuple[int, int]:
         """The least and the greatest number of nodes."""
-        least, _, most = str(self.nodes).rpartition(":")
-        return int(least or most), int(most)
+        return _hosts.span(self.nodes)
 
     @property
     def runs_here(self) -> bool:
@@ -105,8 +103,7 @@ class Slurm:
         gpus = 0 if device == "cpu" else self._gpus()
         one = Cluster(hosts=1, ranks=0, gpus=gpus, cores=_machine.cores() if self.runs_here else self.cpus or 1)
         each = strategy.ranks(one) if self.ranks == "auto" else int(self.ranks)
-        whole = replace(one, hosts=nodes, ranks=nodes * each, gpus=nodes * gpus, cores=nodes * one.cores)
-        return replace(whole, fewer=tuple(n * each for n in range(min(least, nodes), nodes)))
+        return _hosts.several(one, (min(least, nodes), nodes), each)
 
     def _gpus(self) -> int:
         """GPUs of one node."""
@@ -116,19 +113,13 @@ class Slurm:
 
     def problems(self, cluster: Cluster) -> Sequence[Problem]:
         least, most = self.span
-        found = []
-        if least > most:
-            said = f"{least} nodes at least are more than {most} at most"
-            found.append(Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={most}:{least}"))
-        elif self.runs_here and not least <= cluster.hosts <= most:
+        found = [*_hosts.upside_down("launcher.nodes", self.nodes, "nodes")]
+        if not found and self.runs_here and not least <= cluster.hosts <= most:
             said = f"this job has {cluster.hosts} node(s)"
             found.append(
                 Problem("launcher.nodes", self.nodes, said, f"set launcher.nodes={cluster.hosts}, or sbatch -N")
             )
-        each = cluster.ranks // cluster.hosts
-        if cluster.gpus and each > cluster.gpus // cluster.hosts:
-            said = f"a node has {cluster.gpus // cluster.hosts} GPU(s), and every rank needs its own"
-            found.append(Problem("launcher.ranks", each, said, "set fewer, more launcher.gpus, or train.device=cpu"))
+        found += _hosts.crowded(cluster, "a node", "set fewer, more launcher.gpus, or train.device=cpu")
         return [*found, *self._of_options(), *self._of_arrays()]
 
     def _of_options(self) -> Iterator[Problem]:
@@ -168,14 +159,7 @@ class Slurm:
         """Start the ranks on the nodes of this job."""
         if not in_job():
             raise TrainkitError("launcher=slurm starts ranks inside a Slurm job only; launcher.submit=true makes one")
-        RunFolder(run).logs(attempt).mkdir(parents=True)
-        agent = local.warm.pop() if local.warm else local.start_agent()
-        if agent.stdin is None:
-            raise TrainkitError("the agent has no stdin to take its order from")
-        with agent.stdin as order:
-            sizes = [*cluster.fewer, cluster.ranks]
-            order.write(json.dumps([str(run), sizes, 0, attempt, asdict(self.order(cluster))]).encode() + b"\n")
-        return Watched(agent, RunFolder(run))
+        return local.lead(run, cluster, attempt, self.order(cluster))
 
     def order(self, cluster: Cluster) -> Order:
         """What the agent needs to know of the nodes."""
@@ -195,9 +179,8 @@ class Slurm:
         words += [f"--cpus-per-task={cpus}"] if cpus else []
         places = 1 if self.style == "rank" else each
         start = [*words, *_sbatch.flags(self.srun)]
-        owner = {name: os.environ[name] for name in (OWNER, OWNER_FILE) if name in os.environ}
         keepers = cluster.hosts * tasks
-        return Order(start=start, keepers=keepers, places=places, lost_s=self.lost_s, owner=owner)
+        return Order(start=start, keepers=keepers, places=places, lost_s=self.lost_s, owner=ownership())
 
     def hand_over(self, config: Mapping[str, Any], words: Sequence[str], cluster: Cluster) -> Sequence[str] | None:
         """Submit the run, where that is wanted; what to tell. None inside a job: the run is to be run here."""

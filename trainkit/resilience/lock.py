@@ -18,6 +18,8 @@ from pathlib import Path
 
 from trainkit.errors import ConfigError, Problem
 
+GHOST_S = 120.0
+
 
 class RunLock:
     """An exclusive lock on the file `path`, taken by the constructor and given up at the end of a `with`.
@@ -51,6 +53,21 @@ class RunLock:
     def release(self) -> None:
         """Give it up; forked processes that are still there keep it."""
         os.close(self._fd)
+
+
+def until_free(root: Path, *locks: Path) -> None:
+    """Wait until nobody holds any of `locks`: processes that have lost their command, or the run, are on their way out.
+    Raises ConfigError if they take too long."""
+    until = time.monotonic() + GHOST_S
+    while True:
+        try:
+            for lock in locks:
+                RunLock(lock, root).release()
+            return
+        except ConfigError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
 
 
 def _taken(root: Path, holder: bytes) -> Problem:

@@ -83,9 +83,12 @@ def regular(events: Iterable[Mapping[str, Any]], committed: Collection[int]) -> 
     return {*committed} - {event["step"] for event in events if event["event"] == "save" and "rescued_by" in event}
 
 
-def start(attempt: int, sizes: Sequence[int], saved: int) -> State:
-    """The first attempt of a command; `saved` is the step of the checkpoint that it goes on from, -1 for none."""
-    return State(phase="running", attempt=attempt, sizes=tuple(sizes), seats=tuple(range(sizes[-1])), saved=saved)
+def start(attempt: int, sizes: Sequence[int], saved: int, gone: Collection[int] = ()) -> State:
+    """The first attempt of a command; `saved` is the step of the checkpoint that it goes on from, -1 for none; the
+    places `gone` are not there."""
+    seats, resting = tuple(range(sizes[-1])), dict.fromkeys(gone, math.inf)
+    state = State(phase="running", attempt=attempt, sizes=tuple(sizes), seats=seats, saved=saved, resting=resting)
+    return _seated(state, 0.0) if gone else state
 
 
 def ended(state: State, how: Outcome) -> State:
@@ -101,10 +104,23 @@ def failed(state: State, failure: Failure) -> State:
     return replace(state, phase="failed", failure=failure, again=state.again + 1 if same else 1)
 
 
+def renewed(state: State, there: Collection[int], now: float) -> State:
+    """It goes on with other machines, which have the places `there`: nothing is known of those."""
+    _only(state, "restarting")
+    gone = {*range(state.sizes[-1])} - {*there}
+    return _seated(replace(state, resting=dict.fromkeys(gone, math.inf), blamed={}), now)
+
+
 def without(state: State, gone: Collection[int]) -> State:
     """The places `gone` are no longer there, such as those of a machine that is lost; they rest for ever."""
     _only(state, "failed")
     return replace(state, resting={**state.resting, **dict.fromkeys(gone, math.inf)}) if gone else state
+
+
+def back(state: State, gone: Collection[int]) -> State:
+    """Those places that had gone and are none of `gone` now are there again: they need not rest any longer."""
+    rest = {p: -math.inf if until == math.inf and p not in gone else until for p, until in state.resting.items()}
+    return replace(state, resting=rest)
 
 
 def decide(policy: Recovery, state: State, saved: int, asked: bool, now: float) -> State:
@@ -143,6 +159,18 @@ def called_off(state: State) -> State:
 def due(state: State, now: float) -> bool:
     """Whether a place has rested long enough for the run to go on with more ranks."""
     return len(_seats(state.sizes, _awake(state, now))) > state.ranks
+
+
+def leave(state: State, saved: int) -> State:
+    """The ranks have saved and left, because the machines are to be others."""
+    _only(state, "running")
+    return replace(state, phase="restarting", saved=saved, pause_s=0.0, reason="machines come or go")
+
+
+def abandoned(state: State, why: str) -> State:
+    """There are no machines to restart on."""
+    _only(state, "restarting")
+    return replace(state, phase="gave up", reason=why)
 
 
 def rejoin(state: State, saved: int, now: float) -> State:

@@ -25,9 +25,10 @@ Cpu = Callable[[], Sequence[float]]
 
 
 class Watch:
-    """One attempt under watch, which goes on from step `start`; `cpu`: on CPUs, what the ranks use of them."""
+    """One attempt under watch, which goes on from step `start`; `cpu`: what the ranks use of the CPUs, if they compute
+    on them. It is asked only once there is silence."""
 
-    def __init__(self, limits: Watchdog, start: int, cpu: Cpu | None = None) -> None:
+    def __init__(self, limits: Watchdog, start: int, cpu: Cpu = tuple) -> None:
         self._limits, self._start, self._cpu = limits, start, cpu
         self._used: tuple[float, Sequence[float]] | None = None  # when, and what, in the silence that lasts
         self._seconds: deque[float] = deque(maxlen=WINDOW)  # of one step
@@ -53,7 +54,7 @@ class Watch:
 
     def _computes(self, now: float) -> bool:
         """Whether a rank has computed in the silence since it was first asked. Where a time is set, that holds."""
-        if self._cpu is None or self._limits.timeout is not None:
+        if self._limits.timeout is not None:
             return False
         used = self._cpu()
         since, before = self._used = self._used or (now, used)

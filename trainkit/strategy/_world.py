@@ -4,6 +4,7 @@ no caller asks whether there is a process group."""
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,6 +53,9 @@ class Solo:
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+    def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> None:
+        pass
 
     def barrier(self) -> None:
         pass
@@ -110,6 +114,9 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
+    def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> None:
+        _exchange(outgoing, incoming, None)
+
     def barrier(self) -> None:
         self.total([0.0])
 
@@ -133,6 +140,24 @@ class Apart:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> None:
+        _exchange(outgoing, incoming, self.group)
+
+
+def _exchange(
+    outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]], group: dist.ProcessGroup | None
+) -> None:
+    """All at once. What goes between the same two has a number, in the order of both."""
+    works = []
+    for move, parcels in ((dist.isend, outgoing), (dist.irecv, incoming)):
+        numbers: Counter[int] = Counter()
+        for peer, tensor in parcels:
+            works.append(move(tensor, peer, group=group, tag=numbers[peer]))
+            numbers[peer] += 1
+    for work in works:
+        if work is not None:  # None where this rank is not of the group
+            work.wait()
 
 
 def connect(device: str, timeout_s: float) -> Group:

@@ -117,8 +117,24 @@ def _create(client: MlflowClient, experiment: str, info: RunInfo, uri: str) -> R
     run = client.create_run(experiment, run_name=info.name)
     replace_text(info.folder / "mlflow.json", json.dumps({"run_id": run.info.run_id, "uri": uri}))
     _describe(client, run, info.params)
-    _tag(client, run, info.tags)
+    _tag(client, run, dict(info.tags) | _below(client, experiment, info, uri))
     return run
+
+
+def _below(client: MlflowClient, experiment: str, info: RunInfo, uri: str) -> dict[str, str]:
+    """The tag by which MLflow shows the run below that of its sweep, which the first of the members makes."""
+    from filelock import FileLock
+
+    if info.parent is None:
+        return {}
+    note = info.parent / "mlflow.json"
+    with FileLock(f"{note}.lock"):  # members may start at the same time
+        known = json.loads(note.read_text()) if note.exists() else {}
+        if known.get("uri") != uri:
+            run = client.create_run(experiment, run_name=info.parent.name)
+            known = {"run_id": run.info.run_id, "uri": uri}
+            replace_text(note, json.dumps(known))
+    return {"mlflow.parentRunId": known["run_id"]}
 
 
 def _describe(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:

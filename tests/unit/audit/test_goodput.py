@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from trainkit.audit.goodput import Goodput, goodput
+from trainkit.audit.goodput import Goodput, goodput, over_time
 from trainkit.audit.journal import Journal
 from trainkit.runfolder import RunFolder, append_line
 
@@ -114,3 +114,23 @@ def test_an_attempt_that_never_trained_only_started_up(tmp_path: Path) -> None:
     assert parts.start_up == pytest.approx(12 + 10)
     assert parts.down == pytest.approx(8)
     assert parts.training == pytest.approx(20)
+
+
+def test_over_time_it_comes_to_the_same(tmp_path: Path) -> None:
+    """At the last row of a run that ends with it: saves, evaluation, lost work and the time between attempts count."""
+    events = [launch(0), start(10), save(50, 4), {"event": "failure", "time": 90}]
+    events += [launch(95, 2), start(105, 4), {"event": "end", "time": 165, "status": "done"}]
+    rows = [row(20, 1, evaluation_seconds=3), row(40, 4), row(120, 6, data_wait=2), row(165, 10)]
+    parts = made(tmp_path, events, rows)
+    shares = over_time(Journal(RunFolder(tmp_path)))
+    assert [at for at, _ in shares] == [20, 40, 120, 165]
+    assert shares[0][1] == pytest.approx((20 - 10 - 3) / 20)
+    assert shares[2][1] == pytest.approx((7 + 20 + 120 - 105 - 2) / 120)
+    # The 8.5 s from the last row to the save, and the stall in them, are told by no row of the first attempt.
+    assert shares[-1][1] * 165 == pytest.approx(parts.training - 8)
+
+
+def test_over_time_what_a_run_went_back_behind_is_lost(tmp_path: Path) -> None:
+    events = [launch(0), start(10), save(50, 4, 2, 1), {"event": "rollback", "time": 80, "to": 4}]
+    made(tmp_path, [*events, {"event": "end", "time": 100}], [row(40, 4), row(100, 6)])
+    assert over_time(Journal(RunFolder(tmp_path)))[-1] == (100, pytest.approx((30 + 60 - 31 - 1) / 100))

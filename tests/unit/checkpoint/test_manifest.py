@@ -19,6 +19,7 @@ from trainkit.checkpoint.manifest import (
     Digest,
     commit,
     committed,
+    describe,
     read_manifest,
     step_folder,
     steps,
@@ -149,7 +150,7 @@ def test_if_none_is_good_nothing_starts_anew_silently(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
     writing = tmp_path / "w"
     writing.mkdir()
-    commit(writing, step_folder(tmp_path, 1), {}, {"version": 99})
+    commit(writing, step_folder(tmp_path, 1), {MANIFEST: describe(writing, {}, {"version": 99})})
     (problem,) = verify(step_folder(tmp_path, 1))
     assert "99" in problem
 
@@ -158,7 +159,7 @@ def test_a_file_on_the_disk_of_another_host_is_no_checkpoint(tmp_path: Path) -> 
     writing = tmp_path / "w"
     writing.mkdir()
     with pytest.raises(CheckpointError, match=r"checkpoint\.dir"):
-        commit(writing, step_folder(tmp_path, 1), {"__1_0.distcp": Digest(10, "0")}, {})
+        commit(writing, step_folder(tmp_path, 1), {"__1_0.distcp": Digest(10, "0")})
     assert steps(tmp_path) == []
 
 

@@ -85,7 +85,7 @@ def test_every_so_many_steps_but_where_the_disk_has_it_and_only_the_newest_stays
     assert memory.kept(t.folder) == [10]
     place = memory.find(t.folder)
     assert place is not None
-    assert sorted(path.name for path in place.iterdir()) == ["RUN", "step_10"]
+    assert sorted(path.name for path in place.iterdir()) == ["HOST", "RUN", "step_10"]
 
 
 def test_without_the_key_there_is_none(tmp_path: Path, root: Path) -> None:

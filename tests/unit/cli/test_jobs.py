@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from trainkit.cli.jobs.state import runs, standings
 from trainkit.cli.main import main
 from trainkit.runfolder import RunFolder
 
+ROOT = Path(__file__).parents[3]
 OLD = time.time() - 4000
 
 
@@ -153,3 +156,36 @@ def test_logs_are_shown_over_attempts(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "==> logs/attempt_1/rank_3.log\none\n==> logs/attempt_2/rank_3.log\ntwo\n"
     assert main(["jobs", "logs", "-f", str(run.root)]) == 0  # it has ended
     assert capsys.readouterr().out == "==> logs/slurm-17.out\nsaid\n"
+
+
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("failed", 1), ("refused", 2), ("stopped", 75)])
+def test_waiting_ends_as_the_run_did(tmp_path: Path, status: str, code: int) -> None:
+    assert main(["jobs", "wait", str(folder(tmp_path, "launch", "end", status=status).root)]) == code
+
+
+def test_waiting_lasts_as_long_as_the_run(tmp_path: Path) -> None:
+    run = folder(tmp_path, "launch", job="17")
+    write(run.heartbeat, "{}")
+    waiting = subprocess.Popen([sys.executable, "-m", "trainkit", "jobs", "wait", str(run.root)], cwd=ROOT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(3)
+    write(run.summary, json.dumps({"status": "stopped"}))
+    run.event("end")
+    assert waiting.wait(60) == 75
+
+
+def test_a_sweep_that_is_stopped_begins_no_other_member(tmp_path: Path) -> None:
+    member = folder(tmp_path, "launch", "end", status="done")
+    write(member.root.parent / "sweep.json", "{}")
+    assert main(["jobs", "stop", str(member.root.parent)]) == 0
+    assert (member.root.parent / "STOP").exists()
+    assert not member.stop.exists()
+
+
+def test_waiting_for_a_sweep_ends_as_the_worst_of_its_members(tmp_path: Path) -> None:
+    sweep = folder(tmp_path, "launch", "end", status="done").root.parent
+    write(sweep / "sweep.json", "{}")
+    assert main(["jobs", "wait", str(sweep)]) == 0
+    for name, status, code in (("b", "stopped", 75), ("c", "failed", 1)):
+        folder(tmp_path / name, "launch", "end", status=status).root.rename(sweep / name)
+        assert main(["jobs", "wait", str(sweep)]) == code

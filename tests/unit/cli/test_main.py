@@ -59,7 +59,7 @@ def test_help_shows_examples_commands_choices_and_every_key(capsys: Capture) -> 
     assert "  75 " in text
 
 
-@pytest.mark.parametrize("words", [["-h"], ["--help", "ls"], ["recipe=mine", "--help"]])
+@pytest.mark.parametrize("words", [["-h"], ["nothing", "--help"], ["recipe=mine", "--help"]])
 def test_help_is_given_wherever_it_is_asked_for(words: list[str], capsys: Capture) -> None:
     assert "examples" in said(capsys, *words)
 
@@ -105,8 +105,12 @@ def test_ls_of_one_group(capsys: Capture) -> None:
     assert "ls foo: there are recipe" in said(capsys, "ls", "foo", code=2)
 
 
-def test_env_answers_and_takes_no_words(project: Path, capsys: Capture) -> None:
+def test_env_answers_and_takes_no_words(project: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "sesame")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:sesame@host")
     text = said(capsys, "env")
+    assert "eth7" in text and "sesame" not in text
     for name in ("python", "torch", "GPUs", "cores", "memory", "mlflow", "deepspeed", str(project / "recipes")):
         assert name in text
     assert "'x'" in said(capsys, "env", "x", code=2)

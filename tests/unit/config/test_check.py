@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.conformance.settings import CHECKPOINT, make
-from trainkit.checkpoint.manifest import commit, step_folder
+from trainkit.checkpoint.manifest import MANIFEST, commit, describe, step_folder
 from trainkit.config import check
 from trainkit.config.check import existing
 from trainkit.errors import Problem
@@ -120,7 +120,8 @@ def wrote(folder: Path, settings: Settings, step: int | None = None, target: str
     if step is not None:
         writing = folder / "checkpoints" / "writing"
         writing.mkdir(parents=True)
-        commit(writing, step_folder(folder / "checkpoints", step), {}, {"about": {"fixed": fixed_keys(settings)}})
+        manifest = describe(writing, {}, {"about": {"fixed": fixed_keys(settings)}})
+        commit(writing, step_folder(folder / "checkpoints", step), {MANIFEST: manifest})
 
 
 def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ def test_every_choice_that_does_not_exist_is_named(project: Path) -> None:
     assert "launcher=null: there is no such launcher" in said
 
 
+def test_what_others_call_a_launcher_is_explained(project: Path) -> None:
+    said = refused("recipe=mine", "launcher=horovodrun")
+    assert "launcher=horovodrun: there is no such launcher" in said
+    assert "strategy=horovod runs under launcher=local, ssh, mpi and slurm" in said
+
+
 def test_a_recipe_without_its_yaml_is_explained(project: Path) -> None:
     write(project / "recipes/yours.py", "")
     assert "conf/recipe/yours.yaml, which is not there" in refused("recipe=yours")

@@ -11,7 +11,7 @@ from rich.console import Console as Rich
 
 from tests.unit.console.runs import made, row, start, trained
 from trainkit.console import Console
-from trainkit.console.live import duration, quantity
+from trainkit.console.units import duration, quantity
 from trainkit.runfolder import RunFolder, truncate_after
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.unit.conftest import until
-from trainkit.launcher._door import Door
+from trainkit.launcher._door import TOKEN_WRONG, Door
+from trainkit.launcher._roll import Keeper
 from trainkit.launcher._wire import LINE, Message, Wire
-from trainkit.nodes import Keeper
 
 HELLO = {"what": "hello", "token": "secret", "number": 1, "host": "h", "slot": 0, "reaches": []}
 
@@ -23,7 +23,7 @@ Call = Callable[[bytes], socket.socket]
 
 @pytest.fixture
 def door() -> Iterator[Door]:
-    made = Door("127.0.0.1", 4, "secret", 0.3)
+    made = Door("127.0.0.1", 0, 4, "secret", 0.3)
     yield made
     made.close()
 
@@ -56,9 +56,12 @@ def admitted(door: Door, seconds: float = 0.2) -> list[tuple[Wire, list[Message]
 
 
 def closed(caller: socket.socket) -> bool:
+    """Whatever it was told before."""
     caller.settimeout(0.01)
     try:
-        return caller.recv(1) == b""
+        while caller.recv(4096):
+            pass
+        return True
     except TimeoutError:
         return False
     except ConnectionResetError:  # it was closed before all of what was said had been read
@@ -87,6 +90,13 @@ def test_who_says_no_hello_is_let_go(door: Door, call: Call, said: bytes) -> Non
     assert hello == HELLO
     assert closed(stranger)
     assert not closed(keeper)
+
+
+def test_who_knows_another_token_is_told_so(door: Door, call: Call) -> None:
+    """A person may have given it, and is to hear that it is wrong."""
+    stranger = call(line({**HELLO, "token": "guessed"}))
+    admitted(door)
+    assert json.loads(stranger.recv(4096)) == {"what": "refused", "why": TOKEN_WRONG}
 
 
 def test_who_never_ends_its_line_is_let_go(call: Call, door: Door) -> None:

@@ -98,6 +98,12 @@ class Numbers:
 """
 YAML = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"
 Begin = Callable[..., tuple[LocalJob, RunFolder]]
+
+
+def here(ranks: int | str) -> Local:
+    return Local(ranks=ranks, spares=0, nodes=1, rendezvous=None, head=None, lost_s=45.0, wait_s=600.0)
+
+
 CLUSTER = Cluster(hosts=1, ranks=2, gpus=0, cores=2)
 
 
@@ -114,7 +120,7 @@ def begun(project: Path) -> Iterator[Begin]:
         words += ["recovery.killed=0", "recovery.hung=0", f"recovery.raised={raised}", *more]
         train = ["train.steps=2000", "train.global_batch=2", "train.device=cpu"]
         write(folder.config, yaml.safe_dump(compose(train + words)))
-        jobs.append(Local(ranks=2, spares=0).start(folder.root, cluster, folder.next_attempt()))
+        jobs.append(here(2).start(folder.root, cluster, folder.next_attempt()))
         return jobs[-1], folder
 
     yield start
@@ -176,7 +182,7 @@ def test_a_run_is_stopped_with_a_checkpoint_or_killed_with_all_its_ranks(begun: 
     assert ended(job) == EXIT_STOPPED
     (save,), (stop,) = events(folder, "save"), events(folder, "stop")
     assert save["step"] == stop["step"] < 2000
-    again = Local(ranks=2, spares=0).start(folder.root, CLUSTER, folder.next_attempt())
+    again = here(2).start(folder.root, CLUSTER, folder.next_attempt())
     until(lambda: len(list(folder.logs(2).glob("rank_*.log"))) == 2, "two ranks start")
     everyone = [p for p in alive() if "trainkit.agent" in p.cmdline()]
     assert len(everyone) == 3
@@ -252,10 +258,10 @@ def test_what_survivors_save_gives_no_budget_back(begun: Begin) -> None:
 
 def test_a_span_is_the_most_ranks_and_as_few_as_are_left(project: Path) -> None:
     ddp = Ddp(bucket_cap_mb=25, timeout_s=60)
-    cluster = Local(ranks="2:5", spares=0).cluster(ddp, "cpu")
+    cluster = here("2:5").cluster(ddp, "cpu")
     assert (cluster.ranks, cluster.fewer) == (5, (2, 3, 4))
-    assert Local(ranks="2:5", spares=0).problems(cluster) == ()
-    (problem,) = Local(ranks="4:2", spares=0).problems(Local(ranks="4:2", spares=0).cluster(ddp, "cpu"))
+    assert not here("2:5").problems(cluster)
+    (problem,) = here("4:2").problems(here("4:2").cluster(ddp, "cpu"))
     assert (problem.key, problem.hint) == ("launcher.ranks", "set launcher.ranks=2:4")
     words = ["recipe=mine", "strategy=ddp", "launcher.ranks=2:4", "train.global_batch=8", "train.device=cpu"]
     write(project / "recipes/mine.py", RECIPE)
@@ -275,15 +281,15 @@ def test_an_agent_without_an_order_ends_with_the_front() -> None:
 
 def test_ranks_that_no_gpu_is_left_for_are_refused() -> None:
     gpus = Cluster(hosts=1, ranks=3, gpus=2, cores=8)
-    (problem,) = Local(ranks=3, spares=0).problems(gpus)
+    (problem,) = here(3).problems(gpus)
     assert (problem.key, problem.value) == ("launcher.ranks", 3)
     assert "launcher.ranks=2" in problem.hint
-    assert Local(ranks=2, spares=0).problems(replace(gpus, ranks=2)) == ()
-    assert Local(ranks=3, spares=0).problems(replace(gpus, gpus=0)) == ()
+    assert not here(2).problems(replace(gpus, ranks=2))
+    assert not here(3).problems(replace(gpus, gpus=0))
 
 
 def test_auto_is_what_the_strategy_would_use() -> None:
-    assert Local(ranks="auto", spares=0).cluster(LocalStrategy(), "auto").ranks == 1
+    assert here("auto").cluster(LocalStrategy(), "auto").ranks == 1
     ddp = Ddp(bucket_cap_mb=25, timeout_s=60)
-    assert Local(ranks="auto", spares=0).cluster(ddp, "auto").ranks == max(1, _machine.gpus())
-    assert Local(ranks=3, spares=0).cluster(ddp, "auto").ranks == 3
+    assert here("auto").cluster(ddp, "auto").ranks == max(1, _machine.gpus())
+    assert here(3).cluster(ddp, "auto").ranks == 3

@@ -238,3 +238,14 @@ def test_a_machine_that_is_lost_takes_its_places_with_it() -> None:
     state = recovery.without(recovery.failed(state, failure("lost", rank=None)), [0, 1, 2])
     ended = recovery.decide(POLICY, state, -1, asked=False, now=1e9)
     assert (ended.phase, ended.reason) == ("gave up", "1 places are left, and it needs 2")
+
+
+def test_places_that_had_gone_are_taken_in_again_when_they_are_back() -> None:
+    state = recovery.failed(recovery.start(1, [2, 4], -1), failure("lost", rank=None))
+    lost = recovery.go(recovery.decide(POLICY, recovery.without(state, [2, 3]), 7, asked=False, now=0.0))
+    assert lost.seats == (0, 1)
+    assert not recovery.due(recovery.back(lost, [2, 3]), now=1e9)
+    assert not recovery.due(recovery.back(lost, [3]), now=1e9)  # three are none of the sizes
+    assert recovery.due(recovery.back(lost, []), now=0.0)
+    again = recovery.rejoin(recovery.back(lost, []), 9, now=0.0)
+    assert (again.seats, again.resting, again.reason) == ((0, 1, 2, 3), {}, "place 2, 3 is taken in again")

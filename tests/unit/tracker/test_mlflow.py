@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,19 @@ def test_the_environment_says_where_unless_the_configuration_does(monkeypatch: p
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
     assert Mlflow(uri=None, experiment="x").resolved_uri() == "http://env"
     assert Mlflow(uri="http://own", experiment="x").resolved_uri() == "http://own"
+
+
+def test_a_member_is_shown_below_its_sweep_whoever_comes_first(database: str, tmp_path: Path) -> None:
+    """Both the members and the sweep itself may be the first to reach the tracker."""
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    for name in ("a", "b"):
+        root = sweep / name
+        session = Mlflow(uri=database, experiment="unit").open(replace(info(root), parent=sweep))
+        assert session is not None
+        session.close("FINISHED")
+    opened(database, sweep).close("FINISHED")
+    parent = json.loads((sweep / "mlflow.json").read_text())["run_id"]
+    tags = [seen(database, root).tags for root in (sweep / "a", sweep / "b", sweep)]
+    assert [tag.get("mlflow.parentRunId") for tag in tags] == [parent, parent, None]
+    assert seen(database, sweep).status == "FINISHED"

@@ -1,4 +1,4 @@
-"""jobs ls|status|logs|stop: runs from any machine that sees their folders, whoever started them.
+"""jobs ls|status|logs|wait|stop: runs from any machine that sees their folders, whoever started them.
 
 A subcommand is the function `main(words) -> exit code` of its module, imported when it is called.
 """
@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "ls": "ls [FOLDER]                    every run in FOLDER (by default runs/), one a line",
     "status": "status RUN                     where it stands, and what happened to it",
     "logs": "logs [-f] [--rank R] RUN       what the command said, or rank R, in all attempts; -f: on until it ends",
+    "wait": "wait RUN                       until it has ended; with its exit code",
     "stop": "stop RUN                       save and leave; a job that waits is taken out of the queue",
 }
 """Each, and how it is called."""

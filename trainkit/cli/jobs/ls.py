@@ -21,6 +21,10 @@ def main(words: Sequence[str]) -> int:
     if not found:
         say(f"no run in {folder}")
         return EXIT_DONE
-    rows = [(str(s.folder.root), s.state, str(s.step), s.job or "", s.note) for s in found]
-    show_table(("run", "state", "step", "job", ""), rows)
+    rows = [(str(s.folder.root), s.state, str(s.step), _loss(s.loss), s.job or "", s.note) for s in found]
+    show_table(("run", "state", "step", "loss", "job", ""), rows)
     return EXIT_DONE
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -10,15 +10,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from trainkit.cli.jobs import usage
 from trainkit.errors import ConfigError, Problem
 from trainkit.launcher import _control, _submit
 from trainkit.launcher._control import JobState
+from trainkit.launcher._watched import FRESH_S
 from trainkit.runfolder import RunFolder, read_lines
 
-FRESH_S = 30.0
 DEPTH = 3
 
 
@@ -32,6 +31,7 @@ class Standing:
     state: str
     job: str | None
     step: int
+    loss: float | None = None
     note: str = ""
     successor: str | None = None
 
@@ -53,8 +53,11 @@ def _from_folder(folder: RunFolder) -> Standing:
     kinds = [event["event"] for event in events if event["event"] in ("launch", "end", "requeue")]
     known = _submit.read(folder)
     job = known.get("job")
-    step = max((row["step"] for row in read_lines(folder.metrics)), default=0)
-    here = Standing(folder=folder, state="unclear", job=job, step=step, successor=known.get("successor"))
+    rows = [*read_lines(folder.metrics)]
+    step = max((row["step"] for row in rows), default=0)
+    loss = next((row["loss"] for row in reversed(rows) if "loss" in row), None)
+    here = Standing(folder=folder, state="unclear", job=job, step=step, loss=loss)
+    here = replace(here, successor=known.get("successor"))
     if kinds and kinds[-1] == "end" and folder.summary.exists() and not _newer(folder.job, folder.summary):
         return replace(here, state=json.loads(folder.summary.read_text())["status"])
     age = _age(folder.heartbeat)
@@ -62,7 +65,7 @@ def _from_folder(folder: RunFolder) -> Standing:
         return replace(here, state="running", note=f"heard of {age:.0f} s ago")
     if _locked(folder.command_lock):
         return replace(here, state="running", note="a command is at work on this machine")
-    if job is None:
+    if job is None or "ray" in known:  # of Ray's jobs `trainkit ray status` tells more
         written = _age(folder.events)
         fresh = written is not None and written < FRESH_S
         return replace(here, state="running" if fresh else "lost", note=f"last written to {_ago(written)}")
@@ -126,14 +129,7 @@ def one(words: Sequence[str], name: str) -> Path:
     if len(words) != 1 or words[0].startswith("-"):
         raise usage(name)
     root = Path(words[0]).absolute()
-    if not any((root / file).is_file() for file in ("config.yaml", "job.json")):
-        hint = "`trainkit jobs ls FOLDER` shows the runs in a folder"
-        raise ConfigError([Problem("", "", f"{root} is no run folder: it has no config.yaml and no job.json", hint)])
+    if not any((root / file).is_file() for file in ("config.yaml", "job.json", "sweep.json")):
+        found = f"{root} is no run folder: it has no config.yaml, job.json or sweep.json"
+        raise ConfigError([Problem("", "", found, "`trainkit jobs ls FOLDER` shows the runs in a folder")])
     return root
-
-
-def describe(event: Mapping[str, Any]) -> str:
-    """One line of an event, for a person."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
-    told = {key: value for key, value in event.items() if key not in ("event", "time", "traceback", "path", "log")}
-    return f"{when}  {event['event']:8}  " + ", ".join(f"{key} {value}" for key, value in told.items())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainkit.cli.jobs.state import describe, one, runs, standings
+from trainkit.cli.jobs.state import one, runs, standings
 from trainkit.cli.terminal import say, show_rows
+from trainkit.console import TOLD, describe
 from trainkit.errors import EXIT_DONE
 from trainkit.runfolder import read_lines
 
-TOLD = ("launch", "stop", "asked", "failure", "restart", "requeue", "give_up", "end")
 LAST = 12
 
 

@@ -16,6 +16,8 @@ def main(words: Sequence[str]) -> int:
     found = [*runs(root)]
     if found != [root] and (array := _submit.read(RunFolder(root)).get("job")):  # members that have not begun
         _control.command("scancel", "--state=PENDING", array)
+    if RunFolder(root).sweep.exists():  # it is not to begin the next member
+        RunFolder(root).stop.touch()
     return max([_stop(standing) for standing in standings(found)], default=EXIT_DONE)
 
 

@@ -26,11 +26,10 @@ from trainkit.launcher._takeover import Job, chainable, take_over
 from trainkit.launcher.local import warm_agent
 from trainkit.launcher.slurm import Slurm
 from trainkit.resilience import recovery, requeue
-from trainkit.resilience.lock import RunLock
+from trainkit.resilience.lock import until_free
 from trainkit.runfolder import RunFolder, read_lines
 from trainkit.settings import Settings
 
-GHOST_S = 120.0
 PATIENCE_S, LOOK_S = 60.0, 2.0  # with a controller that does not answer
 
 
@@ -87,7 +86,7 @@ class Life:
         if self.launcher.restart == "chain":
             chainable(self.folder)
         before = take_over(self.folder, self.job)
-        until_free(self.folder)
+        until_free(self.folder.root, self.folder.command_lock, self.folder.ranks_lock)
         goes_on = before is not None and before.rpartition(".")[0] in (self.job.number, self.job.before)
         if not goes_on:  # a person has submitted it: what became of earlier jobs does not count
             _submit.write(self.folder, counted_from=len([*read_lines(self.folder.events)]))
@@ -207,17 +206,3 @@ class Life:
         if self.successor is not None:
             _control.cancel([self.successor])
             _submit.write(self.folder, successor=None)
-
-
-def until_free(folder: RunFolder) -> None:
-    """Wait until the processes of the owner before have seen that they are no longer it, and are gone."""
-    until = time.monotonic() + GHOST_S
-    while True:
-        try:
-            RunLock(folder.command_lock, folder.root).release()
-            RunLock(folder.ranks_lock, folder.root).release()
-            return
-        except ConfigError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.5)

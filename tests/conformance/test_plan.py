@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from recipes.image_classification import ImageClassification
 from recipes.llm_pretrain import LlmPretrain
 from tests.conformance.engines import on_world
 from tests.conformance.meters import Peak, stored
@@ -14,14 +15,13 @@ from tests.conformance.pool import Pool
 from tests.conformance.settings import make
 from trainkit import main
 from trainkit.plan.figures import Figures
-from trainkit.protocols import World
+from trainkit.protocols import Task, World
 from trainkit.settings import Settings
 from trainkit.simulation.simulate import share
 from trainkit.strategy._deepspeed import ZeroEngine
 from trainkit.strategy._norm import local
 
-PASSES, SAMPLES = 4, 2
-TASK = LlmPretrain(
+TEXT = LlmPretrain(
     size="tiny",
     width=256,
     layers=6,
@@ -33,15 +33,18 @@ TASK = LlmPretrain(
     heldout=0.1,
     sample_prompt=None,
 )
+TASKS: dict[str, tuple[Task, int]] = {"text": (TEXT, 2), "images": (ImageClassification(width=64, dropout=0.1), 64)}
+"""With the samples of a micro-batch. The layers of the second are unequal, and the unit of sharding themselves."""
 
 
-def settings_of(name: str, readers: int, passes: int) -> Settings:
-    return make("", name, task=TASK, global_batch=readers * passes * SAMPLES, micro_batch=SAMPLES)
+def settings_of(name: str, readers: int, passes: int, kind: str) -> Settings:
+    task, samples = TASKS[kind]
+    return make("", name, task=task, global_batch=readers * passes * samples, micro_batch=samples)
 
 
-def measured(world: World, name: str, passes: int) -> tuple[float, float, float, float]:
+def measured(world: World, name: str, passes: int, kind: str) -> tuple[float, float, float, float]:
     """Bytes of parameters, gradients and moments of a real rank in its second step, and the most it has at once."""
-    settings = settings_of(name, world.dp_size, passes)
+    settings = settings_of(name, world.dp_size, passes, kind)
     engine: Any = settings.strategy.build(main.training(settings), world)
     batches = share(settings, world.size)
     for _ in range(2):  # in the first the moments come into being
@@ -64,22 +67,23 @@ def measured(world: World, name: str, passes: int) -> tuple[float, float, float,
 
 
 @pytest.mark.parametrize(
-    ("name", "ranks", "passes"),
+    ("name", "ranks", "passes", "kind"),
     [
-        ("fsdp", 2, 4),
+        ("fsdp", 2, 4, "images"),
         *(
             pytest.param(*cell, marks=pytest.mark.slow)
             for cell in [
-                *(("ddp", 2, 4), ("fsdp", 2, 1), ("tensor", 2, 4), ("pipeline", 2, 4), ("mesh-shard-tensor", 4, 4)),
-                *(("zero1", 2, 4), ("zero2", 2, 4), ("zero3", 2, 4)),
+                *(("fsdp", 2, 4, "text"), ("fsdp", 2, 1, "text"), ("ddp", 2, 4, "text"), ("tensor", 2, 4, "text")),
+                *(("pipeline", 2, 4, "text"), ("mesh-shard-tensor", 4, 4, "text"), ("zero1", 2, 4, "text")),
+                *(("zero2", 2, 4, "text"), ("zero3", 2, 4, "text"), ("ddp", 2, 4, "images"), ("fsdp", 2, 1, "images")),
             ]
         ),
     ],
 )
-def test_memory_is_as_planned(name: str, ranks: int, passes: int, pool: Pool) -> None:
-    settings = settings_of(name, make("", name).strategy.dp_size(ranks), passes)
-    load = Figures(settings, ranks).load(SAMPLES, passes)
-    found = [max(values) for values in zip(*pool.run(ranks, on_world, name, measured, passes), strict=True)]
+def test_memory_is_as_planned(name: str, ranks: int, passes: int, kind: str, pool: Pool) -> None:
+    settings = settings_of(name, make("", name).strategy.dp_size(ranks), passes, kind)
+    load = Figures(settings, ranks).load(TASKS[kind][1], passes)
+    found = [max(values) for values in zip(*pool.run(ranks, on_world, name, measured, passes, kind), strict=True)]
     assert load.parameters == pytest.approx(found[0], rel=0.1)
     if "zero" not in name:  # DeepSpeed keeps them in places of its own
         assert load.gradients == pytest.approx(found[1], rel=0.1)

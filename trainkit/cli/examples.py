@@ -37,4 +37,9 @@ EXAMPLES = {
     },
     "completion": {"completion bash": 'for ~/.bashrc: eval "$(trainkit completion bash)"'},
     "mlflow": {"mlflow sync runs/a": "send what the tracker has missed"},
+    "plan": {
+        "plan recipe=llm_pretrain recipe.size=7b train.precision=bf16 cluster=8xh100": "on a machine that is not here",
+        "plan recipe=image_classification cluster=cpu --mtbf-hours 50000 --nodes 2048": "and what failures would cost",
+        "plan --calibrate": "measure this machine, as cluster=here",
+    },
 }

@@ -4,8 +4,6 @@ Every strategy, with usual sizes of its axes: memory of a rank by kind, bytes th
 MFU, or why it does not do; then the best three and the command for the first. No GPU is needed, and nothing is started.
 docs/plan.md has the formulas.
 
-    python -m trainkit plan recipe=llm_pretrain recipe.layers=1 train.device=cpu cluster=cpu
-
     cluster=8xh100          the machine: a100, h100, h200, cpu, and your own conf/cluster/NAME.yaml; `here` is this one
     --calibrate             measure this machine first, as cluster=here; alone: measure it only
     --mtbf-hours H          hours between two failures of a node: the share of time that does not get lost to them
@@ -13,7 +11,8 @@ docs/plan.md has the formulas.
     --save-s S              seconds that training stands still for a checkpoint (default 30)
     --restart-s S           seconds from a failure to the next step (default 300)
 
-The word `cluster` belongs to this command: a run takes the machine as it finds it, and refuses the word.
+The word `cluster` belongs to this command: a run takes the machine as it finds it, and refuses the word. Where nothing
+fits, the table says how much is lacking, and the exit code is 2.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from trainkit.cli.terminal import say, show_rows, show_table, title
 from trainkit.config.compose import no_recipe
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.settings import Recovery
 
 NUMBERS = {"--mtbf-hours": 0.0, "--nodes": 0.0, "--save-s": 30.0, "--restart-s": 300.0}
 
@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError([no_recipe()])
 
     from trainkit.plan.machine import HERE, site
-    from trainkit.plan.plan import plan
+    from trainkit.plan.plan import plan, settled, unfit
     from trainkit.plan.table import HEADER, best, cells, head
 
     if not named and not calibrate:
@@ -53,12 +53,14 @@ def main(words: Sequence[str]) -> int:
     title(head(where))
     show_table(HEADER, cells(rows))
     say("")
+    if all(row.verdict != "fits" for row in rows):
+        raise ConfigError([unfit(rows, where)])
     for line in best(words, rows, where):
         say(line)
     if options["--mtbf-hours"]:
         say("")
         title(f"with a failure of each node every {options['--mtbf-hours']:,g} hours")
-        show_rows(_goodput(options, where.hosts))
+        show_rows(_goodput(options, where.hosts, settled(words, where).recovery))
     return EXIT_DONE
 
 
@@ -89,7 +91,7 @@ def _options(words: Sequence[str]) -> tuple[bool, dict[str, float], list[str]]:
     return calibrate, options, rest
 
 
-def _goodput(options: dict[str, float], hosts: int) -> Iterator[tuple[str, str]]:
+def _goodput(options: dict[str, float], hosts: int, policy: Recovery) -> Iterator[tuple[str, str]]:
     from trainkit.checkpoint.cadence import daly
     from trainkit.plan.goodput import Faults, closed, simulated
 
@@ -97,7 +99,7 @@ def _goodput(options: dict[str, float], hosts: int) -> Iterator[tuple[str, str]]
     mtbf = 3600 * options["--mtbf-hours"] / nodes
     save, restart = options["--save-s"], options["--restart-s"]
     faults = Faults(mtbf=mtbf, save=save, restart=restart, interval=daly(save, mtbf))
-    found = simulated(faults)
+    found = simulated(faults, policy)
     yield "nodes", f"{nodes:,}, so a failure every {mtbf / 3600:.3g} hours"
     yield "checkpoint", f"every {faults.interval / 60:.3g} minutes of training (Young/Daly), for {save:g} s each"
     yield "goodput", f"{100 * found.goodput:.1f}% of the time trains ({100 * closed(faults):.1f}% by the closed form)"

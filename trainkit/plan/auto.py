@@ -29,16 +29,14 @@ def chosen(words: Sequence[str]) -> tuple[list[str], str]:
         name = "ddp" if cluster.ranks > 1 else "local"
         return [*rest, f"strategy={name}"], f"{AUTO}: {name}, for {cluster.ranks} rank(s) without a GPU"
 
-    from trainkit.plan.plan import plan
+    from trainkit.plan.plan import plan, unfit
 
     where = _site(cluster)
     rows = plan(rest, where)
     first = rows[0]
     if first.verdict != "fits" or first.times is None:
-        told = f"none fits {where.ranks} GPUs of {where.machine.memory_gb:.0f} GB ({first.name}: {first.why})"
-        raise ConfigError(
-            [Problem("strategy", "auto", told, f"`trainkit plan cluster={where.word}` shows all of them")]
-        )
+        found = unfit(rows, where)
+        raise ConfigError([Problem("strategy", "auto", found.message, found.hint)])
     given = any(word.startswith("train.micro_batch=") for word in rest)
     micro = [] if given else [f"train.micro_batch={first.samples}"]
     told = f"{AUTO}: {first.name}, the fastest of those that fit ({first.times.step:.3g} s a step, by the plan)"

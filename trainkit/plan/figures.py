@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 from trainkit.preflight import Layered
-from trainkit.protocols import Task
+from trainkit.protocols import Batch, Task, Training
 from trainkit.settings import Settings
 from trainkit.simulation.fake import shapes_of
 from trainkit.simulation.simulate import simulate
-from trainkit.simulation.values import Collective, Rank
+from trainkit.simulation.values import Collective, Rank, Simulation
+from trainkit.simulation.whole import Alone, Evaluate, alone
 from trainkit.strategy._axes import Axes
 from trainkit.strategy._meshed import Meshed
 from trainkit.strategy._stages import sections
@@ -56,15 +57,29 @@ class Load:
     collectives: tuple[Collective, ...]
 
 
+class Once:
+    """whole.alone for a plan: once for all strategies, and with one micro-batch, as all of them are alike."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[Training, Alone]] = []
+
+    def __call__(self, training: Training, share: Sequence[Batch]) -> Alone:
+        for known, found in self._made:
+            if known == training:
+                return found
+        self._made.append((training, alone(training, share[:1])))
+        return self._made[-1][1]
+
+
 class Figures:
     """Of `settings` on `ranks` ranks. Raises what `simulate` raises."""
 
-    def __init__(self, settings: Settings, ranks: int) -> None:
-        self.settings, self.ranks = settings, ranks
+    def __init__(self, settings: Settings, ranks: int, evaluate: Evaluate = alone) -> None:
+        self.settings, self.ranks, self._evaluate = settings, ranks, evaluate
         self.readers = settings.strategy.dp_size(ranks)
         self._depth = self._alike()
         self._sizes: dict[tuple[str, ...], int] = {}
-        self._made: dict[tuple[int, int | None, int], Numbers] = {}
+        self._made: dict[tuple[int, int | None], Simulation] = {}
 
     @cached_property
     def axes(self) -> Axes:
@@ -171,12 +186,17 @@ class Figures:
         return None if self._depth is None else self._depth[0 if stage == 0 else -1]
 
     def _point(self, passes: int, layers: int | None, stage: int) -> Numbers:
-        key = passes, layers, stage
-        if key not in self._made:
-            self._made[key] = self._simulate(passes, layers, stage)
-        return self._made[key]
+        stages = self.axes.pipeline
+        with quiet():
+            if (passes, layers) not in self._made:
+                self._made[passes, layers] = self._simulate(passes, layers)
+            numbers = self._numbers(self._made[passes, layers].rank(stage * (self.ranks // stages)))
+        if stages > 1:  # all micro-batches were under way at once
+            for kind in ("activations", "copies"):
+                numbers["memory", kind] /= passes
+        return numbers
 
-    def _simulate(self, passes: int, layers: int | None, stage: int) -> Numbers:
+    def _simulate(self, passes: int, layers: int | None) -> Simulation:
         """`layers` of each stage; None: all there are."""
         settings, stages = self.settings, self.axes.pipeline
         recipe: Task = settings.recipe
@@ -187,13 +207,7 @@ class Figures:
             equal: list[int | str] | None = None if layers is None else [layers * n for n in range(1, stages)]
             strategy = replace(strategy, schedule="gpipe", virtual_stages=1, cut=equal)
         train = replace(settings.train, global_batch=self.readers * passes, micro_batch=1)
-        with quiet():
-            simulation = simulate(replace(settings, recipe=recipe, strategy=strategy, train=train), self.ranks)
-            numbers = self._numbers(simulation.rank(stage * (self.ranks // stages)))
-        if stages > 1:  # all micro-batches were under way at once
-            for kind in ("activations", "copies"):
-                numbers["memory", kind] /= passes
-        return numbers
+        return simulate(replace(settings, recipe=recipe, strategy=strategy, train=train), self.ranks, self._evaluate)
 
     def _numbers(self, rank: Rank) -> Numbers:
         found: Numbers = {("memory", k): float(v) for k, v in rank.memory.kinds().items()}

@@ -11,8 +11,6 @@ from trainkit.resilience import recovery
 from trainkit.resilience.failure import Failure
 from trainkit.settings import Recovery
 
-POLICY = Recovery(killed=8, raised=2, hung=2, corrupt=2, repeats=2, pause_s=1.0, place=2, rest_s=600.0)
-"""The defaults of conf/config.yaml."""
 FAILURES = 20_000
 """After so many the shares no longer move: their deviation falls with the root of the number."""
 
@@ -50,7 +48,7 @@ def closed(faults: Faults) -> float:
     return faults.interval / (m * math.exp(faults.restart / m) * math.expm1(exponent))
 
 
-def simulated(faults: Faults, policy: Recovery = POLICY, failures: int = FAILURES, seed: int = 0) -> Goodput:
+def simulated(faults: Faults, policy: Recovery, failures: int = FAILURES, seed: int = 0) -> Goodput:
     """Failures are lost nodes at random times, without memory. One interval is a step of the state machine's."""
     chance = random.Random(seed)
     state = recovery.start(0, [1], 0)

@@ -10,11 +10,12 @@ from typing import Literal
 from trainkit.config import build, draft, refused
 from trainkit.errors import ConfigError, Problem
 from trainkit.plan import cost, flops
-from trainkit.plan.figures import Figures, Load
+from trainkit.plan.figures import Figures, Load, Once
 from trainkit.plan.machine import GIGA, Site
 from trainkit.plan.variants import Words, variants
 from trainkit.preflight import Layered
 from trainkit.settings import Settings
+from trainkit.simulation.report import size
 from trainkit.strategy._meshed import Meshed
 from trainkit.strategy._zero import Zero
 
@@ -51,8 +52,8 @@ def plan(words: Sequence[str], site: Site) -> list[Row]:
     rest = [word for word in words if word not in own and not word.startswith("launcher")]
     ways = [own] if own else list(variants(site))
     settled(rest if not own else [*rest, *own], site)
-    counted = Counted()
-    rows = [row(rest, way, site, counted) for way in ways]
+    counted, once = Counted(), Once()
+    rows = [row(rest, way, site, counted, once) for way in ways]
     fitting = sorted([r for r in rows if r.verdict == "fits"], key=_step)
     alike = [r for r in rows if r in fitting and _step(r) <= ALIKE * _step(fitting[0])]
     first = alike[:1]  # in the order of the variants: the simplest
@@ -62,6 +63,16 @@ def plan(words: Sequence[str], site: Site) -> list[Row]:
         *sorted([r for r in rows if r.verdict == "too large"], key=_step),
         *(r for r in rows if r.verdict == "refused"),
     ]
+
+
+def unfit(rows: Sequence[Row], site: Site) -> Problem:
+    """What is wrong where no row fits: how near the nearest comes."""
+    hint = "more devices, train.activation_checkpointing=true, train.precision=bf16 or a smaller train.micro_batch"
+    large = [(row.load.peak, row) for row in rows if row.load is not None]
+    if not large:
+        return Problem("cluster", site.word, f"no strategy runs there; {rows[0].name}: {rows[0].why}")
+    nearest = min(large, key=lambda each: each[0])[1]
+    return Problem("cluster", site.word, f"nothing fits; the least is {nearest.name}, which {nearest.why}", hint)
 
 
 class Counted:
@@ -94,12 +105,12 @@ def settled(words: Sequence[str], site: Site) -> Settings:
     return settings
 
 
-def row(words: Sequence[str], way: Words, site: Site, counted: Counted) -> Row:
+def row(words: Sequence[str], way: Words, site: Site, counted: Counted, once: Once) -> Row:
     try:
         settings = settled([*words, *way], site)
         if wrong := refused(settings, site.cluster()):
             return Row(words=way, verdict="refused", why=_reason(wrong))
-        figures = Figures(settings, site.ranks)
+        figures = Figures(settings, site.ranks, once)
         return _best(way, figures, site, counted.of(settings))
     except ConfigError as error:
         return Row(words=way, verdict="refused", why=_reason(error.problems))
@@ -175,7 +186,7 @@ def _row(way: Words, figures: Figures, site: Site, forward: float, samples: int)
     )
     if load.peak <= room:
         return found
-    told = f"needs {load.peak / GIGA:.1f} GB of {room / GIGA:.1f}"
+    told = f"needs {size(round(load.peak))} of {size(round(room))}"
     return replace(found, verdict="too large", why=told)
 
 

@@ -36,12 +36,8 @@ def head(site: Site) -> str:
 
 
 def best(words: Sequence[str], rows: Sequence[Row], site: Site) -> Iterator[str]:
-    """The first of those that fit, and the command for it."""
+    """The first of those that fit, of which there are some, and the command for it."""
     fitting = [row for row in rows if row.verdict == "fits"]
-    if not fitting:
-        yield "nothing fits: more ranks, train.activation_checkpointing=true, train.precision=bf16 or a smaller"
-        yield "train.micro_batch need less memory"
-        return
     for number, row in enumerate(fitting[:BEST], 1):
         yield f"{number}. {row.name}: {_where(row)}"
     yield ""

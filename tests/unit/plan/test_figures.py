@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recipes.image_classification import ImageClassification
 from recipes.llm_pretrain import LlmPretrain
 from tests.conformance.settings import make
+from trainkit.main import training
 from trainkit.plan import flops
-from trainkit.plan.figures import Figures
-from trainkit.simulation.simulate import simulate
+from trainkit.plan.figures import Figures, Once
+from trainkit.simulation.simulate import share, simulate
 
 SHAPE = {"width": 64, "heads": 4, "kv_heads": 4, "vocab": 512, "seq_len": 32}
 TASK = LlmPretrain(size="tiny", layers=9, corpus="kjv", heldout=0.1, sample_prompt=None, **SHAPE)  # type: ignore[arg-type]
-MORE = [("fsdp", 4), ("tensor-sequence", 2), ("zero3", 4)]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,21 @@ def test_a_pipeline_is_reckoned_from_its_ends() -> None:
     ends = [simulate(settings, 2).rank(number).memory for number in (0, 1)]
     assert load.parameters in [pytest.approx(end.weights, rel=0.01) for end in ends]
     assert load.activations in [pytest.approx(end.activations, rel=0.05) for end in ends]
+
+
+def test_weights_that_a_layer_has_of_its_own_are_no_activations_when_they_are_gathered() -> None:
+    task = ImageClassification(width=64, dropout=0.1)
+    whole, divided = (make("", name, task=task, global_batch=16, micro_batch=8) for name in ("ddp", "fsdp"))
+    assert Figures(divided, 2).load(8, 1).activations == Figures(whole, 2).load(8, 1).activations
+
+
+def test_what_one_process_does_is_found_once_for_all_strategies() -> None:
+    once = Once()
+    settings = [make("", name, global_batch=24, micro_batch=2) for name in ("ddp", "zero1", "zero3")]
+    found = [once(training(each), share(each, 2)) for each in settings]
+    assert found[0] is found[1] is found[2]
+    other = make("", "ddp", global_batch=24, micro_batch=2, precision="bf16")
+    assert once(training(other), share(other, 2)) is not found[0]
 
 
 def test_operations_are_those_of_the_products_and_of_attention() -> None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from trainkit.checkpoint.cadence import daly
-from trainkit.plan.goodput import POLICY, Faults, closed, simulated
+from trainkit.plan.goodput import Faults, closed, simulated
+from trainkit.settings import Recovery
 
 FAULTS = Faults(mtbf=3600.0, save=30.0, restart=300.0, interval=daly(30.0, 3600.0))
 NODES_16384_GPUS = Faults(mtbf=3600 * 50_000 / 2048, save=30.0, restart=300.0, interval=2270.0)
+POLICY = Recovery(killed=8, raised=2, hung=2, corrupt=2, repeats=2, pause_s=1.0, place=2, rest_s=600.0)
 PATIENT = replace(POLICY, killed=10**9, pause_s=0.0)
 
 
@@ -34,7 +36,7 @@ def test_the_interval_of_young_and_daly_is_the_best(times: float) -> None:
 
 
 def test_a_run_that_comes_to_no_checkpoint_gives_up_as_the_state_machine_says() -> None:
-    found = simulated(replace(FAULTS, interval=10 * 3600.0))
+    found = simulated(replace(FAULTS, interval=10 * 3600.0), POLICY)
     assert "recovery.lost=8" in found.gave_up and found.failures < 1000
     assert closed(replace(FAULTS, interval=1000 * 3600.0)) == 0
 

@@ -9,7 +9,7 @@ import pytest
 from trainkit.cli.main import main
 
 GOLDEN = Path(__file__).parent / "plan.txt"
-WORDS = ["recipe=llm_pretrain", "recipe.layers=1", "train.device=cpu", "cluster=cpu"]
+WORDS = ["recipe=image_classification", "cluster=cpu"]
 
 
 def test_the_plan_of_a_small_model_is_the_committed_one(

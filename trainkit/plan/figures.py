@@ -1,7 +1,7 @@
 """What a rank has and sends in a step, for any number of micro-batches and any size of them, from a few small
 simulations (trainkit/simulation): a step is alike from micro-batch to micro-batch, and a model from layer to layer.
 
-    two and three micro-batches      what one more adds
+    one micro-batch, and two         what one more adds
     one layer of a stage, and two    what one more adds, where the recipe says that its layers are alike
     one sample in a micro-batch      activations grow with their number; so does what the axes that divide them send
 
@@ -171,15 +171,18 @@ class Figures:
     def _reckoned(self, passes: int, stage: int) -> Numbers:
         """With `passes` micro-batches. Memory does not grow with them, but for gradients that wait in between."""
         layers = self._layers(stage)
-        two, three = self._point(2, 1 if layers else None, stage), self._point(3, 1 if layers else None, stage)
-        deep = two
+        one = self._point(1, 1 if layers else None, stage)
+        found = dict(one)
         if layers:
-            other = self._point(2, 2, stage)
-            deep = {k: two.get(k, 0.0) + (layers - 1) * (other[k] - two.get(k, 0.0)) for k in other}
-        found = {key: value * (1 + (passes - 2) * _growth(two, three, key)) for key, value in deep.items()}
-        if passes == 1 and self.axes.pipeline == 1:
-            found["memory", "accumulated"] = 0.0
-        return found
+            other = self._point(1, 2, stage)
+            found = {k: one.get(k, 0.0) + (layers - 1) * (other[k] - one.get(k, 0.0)) for k in other}
+        if passes == 1:
+            return found
+        two, gradients = self._point(2, 1 if layers else None, stage), ("memory", "gradients")
+        waiting = two["memory", "accumulated"]
+        if waiting and not one["memory", "accumulated"]:  # of layers: whole along the axes that divide them
+            found["memory", "accumulated"] = waiting + self.axes.sizes()["shard"] * (found[gradients] - one[gradients])
+        return {key: value * (1 + (passes - 1) * _growth(one, two, key)) for key, value in found.items()}
 
     def _layers(self, stage: int) -> int | None:
         """How many a rank has, where they are all alike."""
@@ -232,8 +235,8 @@ def quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _growth(two: Numbers, three: Numbers, key: tuple[str, ...]) -> float:
-    """By which part of what two micro-batches have a third one adds to it. What is kept for backward is let go."""
-    if key[0] == "memory" or not two.get(key):
+def _growth(one: Numbers, two: Numbers, key: tuple[str, ...]) -> float:
+    """By which part of what one micro-batch has each further one adds to it. What is kept for backward is let go."""
+    if key[0] == "memory" or not one.get(key):
         return 0.0
-    return (three.get(key, 0.0) - two[key]) / two[key]
+    return (two.get(key, 0.0) - one[key]) / one[key]

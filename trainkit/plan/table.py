@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trainkit.plan.machine import Site
+from trainkit.plan.machine import GIGA, Site
 from trainkit.plan.plan import USABLE, Row, command
 from trainkit.simulation.report import size
 
@@ -31,8 +31,8 @@ def cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
 
 def head(site: Site) -> str:
     nodes = "1 node" if site.hosts == 1 else f"{site.hosts:,} nodes"
-    room = USABLE * site.machine.memory_gb
-    return f"{site.word}: {site.ranks:,} ranks on {nodes}, {room:.1f} GB usable on each; figures of a rank and step"
+    room = size(round(USABLE * site.machine.memory_gb * GIGA))
+    return f"{site.word}: {site.ranks:,} ranks on {nodes}, {room} usable on each; figures of a rank and step"
 
 
 def best(words: Sequence[str], rows: Sequence[Row], site: Site) -> Iterator[str]:

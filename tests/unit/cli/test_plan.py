@@ -17,7 +17,8 @@ def test_a_table_the_best_and_the_command(capsys: Capture) -> None:
     assert main(["plan", *RUN, "strategy=ddp", "cluster=8xh100"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("8xh100: 8 ranks on 1 node, 73.6 GB usable on each")
-    assert "parameters  gradients  moments  activations  buffers  peak" in out
+    kinds = ["strategy", "parameters", "gradients", "moments", "activations", "buffers", "peak", "sent", "micro"]
+    assert out.splitlines()[1].split() == [*kinds, "step", "MFU"]
     assert "1. ddp: " in out and "python -m trainkit recipe=llm_pretrain" in out and "launcher.ranks=8" in out
 
 
@@ -30,8 +31,8 @@ def test_a_machine_that_nothing_fits_is_bad_input(
     monkeypatch.chdir(tmp_path)
     assert main(["plan", *RUN, "strategy=ddp", "cluster=2xtiny"]) == 2
     out, err = capsys.readouterr()
-    assert "too large: needs 1.2 MB of 920.0 kB" in out  # the table says it of each
-    assert "1 problem" in err and "cluster=2xtiny: nothing fits; the least is ddp, which needs 1.2 MB" in err
+    assert "too large: needs 1.5 MB of 920.0 kB" in out  # the table says it of each
+    assert "1 problem" in err and "cluster=2xtiny: nothing fits; the least is ddp, which needs 1.5 MB" in err
     assert "activation_checkpointing=true" in err  # and what would help
 
 

@@ -17,13 +17,8 @@ SHAPE = {"width": 64, "heads": 4, "kv_heads": 4, "vocab": 512, "seq_len": 32}
 TASK = LlmPretrain(size="tiny", layers=9, corpus="kjv", heldout=0.1, sample_prompt=None, **SHAPE)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("name", "ranks"),
-    [
-        ("ddp", 2),
-        *(pytest.param(*c, marks=pytest.mark.slow) for c in [("fsdp", 4), ("tensor-sequence", 2), ("zero3", 4)]),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "ranks"), [("ddp", 2), ("fsdp", 4), ("tensor-sequence", 2), ("zero3", 4)])
 def test_nine_layers_and_five_micro_batches_are_reckoned(name: str, ranks: int) -> None:
     readers = make("", name).strategy.dp_size(ranks)
     settings = make("", name, task=TASK, global_batch=readers * 10, micro_batch=2)

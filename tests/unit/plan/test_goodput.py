@@ -18,7 +18,13 @@ PATIENT = replace(POLICY, killed=10**9, pause_s=0.0)
 
 @pytest.mark.parametrize(
     "faults",
-    [FAULTS, NODES_16384_GPUS, replace(FAULTS, interval=60.0), replace(FAULTS, interval=3600.0, restart=1800.0)],
+    [
+        NODES_16384_GPUS,
+        *(
+            pytest.param(faults, marks=pytest.mark.slow)
+            for faults in (FAULTS, replace(FAULTS, interval=60.0), replace(FAULTS, interval=3600.0, restart=1800.0))
+        ),
+    ],
 )
 def test_the_simulation_comes_to_the_closed_form(faults: Faults) -> None:
     """Of 20,000 failures the mean is good to 1 %."""
@@ -28,6 +34,7 @@ def test_the_simulation_comes_to_the_closed_form(faults: Faults) -> None:
     assert found.goodput + found.saving + found.lost + found.restarting == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [0.4, 2.5])
 def test_the_interval_of_young_and_daly_is_the_best(times: float) -> None:
     other = replace(FAULTS, interval=times * FAULTS.interval)
@@ -41,6 +48,7 @@ def test_a_run_that_comes_to_no_checkpoint_gives_up_as_the_state_machine_says() 
     assert closed(replace(FAULTS, interval=1000 * 3600.0)) == 0
 
 
+@pytest.mark.slow
 def test_a_pause_before_the_next_restart_costs_time() -> None:
     slow = replace(PATIENT, pause_s=60.0)
     often = replace(FAULTS, mtbf=1200.0, interval=1800.0)

@@ -43,7 +43,6 @@ from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, T
 from trainkit.launcher import _machine
 from trainkit.launcher._order import Order as NodesOrder
 from trainkit.launcher._ranks import Fault, Ranks
-from trainkit.launcher._warm import warm_up
 from trainkit.main import stop
 from trainkit.nodes import NodeRanks, Nodes
 from trainkit.protocols import Outcome
@@ -144,7 +143,6 @@ class Agent:
     def supervise(self) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
         code, state = EXIT_FAILED, recovery.start(self.first, self.sizes, self.regular(), self.ranks.gone())
-        self.warming = warm_up(self.folder.modules(self.first)) if self.nodes is None else iter(())
         try:
             while state.phase == "running":
                 outcome = self.attend(state)
@@ -185,7 +183,7 @@ class Agent:
             self.look_for_orders()
             if self.board.due():
                 self.board.write(state.attempt, pulse.all(), ranks.places())
-            next(self.warming, None)
+            ranks.warm_up(self.folder.modules(self.first))
             if recovery.due(recovery.back(state, ranks.gone()), time.monotonic()):
                 self.asked = True
                 ranks.ask()

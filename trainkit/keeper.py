@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from trainkit.launcher import _address
 from trainkit.launcher._order import TOKEN
 from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
 from trainkit.launcher._seat import Seat
-from trainkit.launcher._warm import warm_up
 from trainkit.launcher._wire import CONNECT_S, Message, Wire
 from trainkit.main import stop
 from trainkit.protocols import Outcome
@@ -99,7 +98,7 @@ class Keeper:
         self.outcome: Outcome | None = None
         self.told: Mapping[str, object] = {}
         self.told_at, self.asked = 0.0, False
-        self.warming: Iterator[None] = iter(())
+        self.noted = Path()
         self.moving: Future[dict[str, Any]] | None = None
 
     def serve(self) -> int:
@@ -160,7 +159,7 @@ class Keeper:
         if self.crew is None:
             self.pulse = Pulse(message["most"])
             self.crew = Ranks(partial(rank.work, message["root"], message["first"], self.pulse, kept=True), spares=0)
-            self.warming = warm_up(folder.modules(message["first"]))
+            self.noted = folder.modules(message["first"])
         self.pulse.begin(part.size)
         self.crew.begin_part(self.attempt, message["again"], part, logs)
 
@@ -183,7 +182,7 @@ class Keeper:
         if self.faults or self.outcome is not None:
             time.sleep(GLANCE_S)
         elif (outcome := self.crew.wait(STATE_S)) is None:
-            next(self.warming, None)
+            self.crew.warm_up(self.noted)
         elif not isinstance(outcome, Fault):
             self.outcome = outcome
         if (late := time.monotonic() - self.told_at) > STATE_S:

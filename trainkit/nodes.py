@@ -311,6 +311,9 @@ class NodeRanks:
         for keeper in self._all("keep", "kept", KILL_S + 10, ranks=[*ranks]):
             keeper.wire.close("its ranks could not be ended")
 
+    def warm_up(self, noted: Path) -> None:
+        """Its keepers fork the ranks, and see to that."""
+
     def gone(self) -> list[int]:
         """The places of machines that are lost for good."""
         return self._nodes.roll.gone()

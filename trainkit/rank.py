@@ -76,23 +76,27 @@ class Rank:
         """The first order. A spare gets data and libraries ready before it comes."""
         if not self.post.spare:
             return self.post.take()
-        self.ready = main.get_ready(self.folder)
+        self.get_ready()
         return self.post.take(idle=partial(next, bring(self.noted), None))
+
+    def get_ready(self) -> main.Ready:
+        if self.ready is None:
+            self.ready = main.get_ready(self.folder)
+            gc.freeze()  # libraries stay: to look for garbage among them takes a tenth of a second after a fault
+        return self.ready
 
     def attempt(self, order: Order) -> Outcome | None:
         """How it ended; None for a fault, of which nothing is left in this process then but what is in the pocket."""
         trains = partial(note, self.noted) if order.rank == 0 and not order.again else unnoted
         lifeline = Lifeline(main.stop, partial(self.pulse.beat, order.rank), trains)
         try:
-            self.ready = self.ready or main.get_ready(self.folder)
-            settings = replace(self.ready.settings, resume="auto") if order.again else self.ready.settings
-            ready = replace(self.ready, settings=settings)
-            return main.fit(ready, self.folder, order.attempt, lifeline, self.pocket)
+            ready = self.get_ready()
+            settings = replace(ready.settings, resume="auto") if order.again else ready.settings
+            return main.fit(replace(ready, settings=settings), self.folder, order.attempt, lifeline, self.pocket)
         except Exception as error:
             if not isinstance(error, TrainkitError):  # the others say it all in their message
                 traceback.print_exc()
             self.told = described(error, order.rank, self.pocket.broke)
-        gc.collect()  # the model of that attempt: the next one needs its memory
         return None
 
     def stand_by(self, order: Order, kept: Kept) -> None:
@@ -122,7 +126,7 @@ class Rank:
         """Write what this rank holds, if it is the first to try."""
         from trainkit.rescue import fill_in, save
 
-        ready = self.ready or main.get_ready(self.folder)
+        ready = self.get_ready()
         folder = self.folder.checkpoints(ready.settings.checkpoint.dir)
         try:
             rows = partial(fill_in, self.folder, kept, ready.settings, len(ready.data.train))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import RawIOBase
@@ -32,6 +33,7 @@ Layout = dict[str, list[Any]]
 """Of each tensor by its dotted name: dtype and global shape, as JSON holds them."""
 
 BLOCK = 1 << 20  # bytes; digested and written while it is in the processor's cache
+AHEAD = 64 << 20  # bytes; so much is sent on to the disk at a time, while more is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +140,14 @@ class _Files(FileSystem):
 
 
 class _File(RawIOBase):
-    """A new file, written from its beginning to its end. `error` is its first fault: torch's zip writer turns that
-    into one of its own, which no longer says that the disk is full."""
+    """A new file, written from its beginning to its end; a thread has the disk take what is there meanwhile. `error` is
+    its first fault: torch's zip writer turns that into one of its own, which no longer says that the disk is full."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb", buffering=0)
         self._hash, self._size = xxhash.xxh3_128(), 0
+        self._thread, self._sent = ThreadPoolExecutor(1, "trainkit-disk"), 0
+        self._sending: Future[None] | None = None
         self.error: OSError | None = None
 
     def writable(self) -> bool:
@@ -156,13 +160,22 @@ class _File(RawIOBase):
             block = whole[done : done + BLOCK]
             try:
                 written = self._file.write(block)
+                self._send_on()
             except OSError as error:
                 self.error = self.error or error
                 raise
             self._hash.update(block[:written])
             done += written
-        self._size += done
+            self._size += written
         return done
+
+    def _send_on(self) -> None:
+        """Raises what the last sending found: the system tells a fault of the disk once, and no later sync would."""
+        if self._size - self._sent < AHEAD or (self._sending is not None and not self._sending.done()):
+            return
+        if self._sending is not None:
+            self._sending.result()
+        self._sent, self._sending = self._size, self._thread.submit(os.fdatasync, self._file.fileno())
 
     def tell(self) -> int:
         return self._size
@@ -170,10 +183,13 @@ class _File(RawIOBase):
     def close(self) -> None:
         """Wait until everything is on the disk. Raises OSError if it cannot get there."""
         if not self._file.closed:
+            if self._sending is not None:
+                self._sending.result()
             os.fsync(self._file.fileno())
-            self._file.close()
+            self.abandon()
 
     def abandon(self) -> None:
+        self._thread.shutdown()
         self._file.close()
 
     def digest(self) -> Digest:

@@ -29,6 +29,7 @@ import psutil
 from trainkit.errors import EXIT_FAILED, EXIT_STOPPED
 from trainkit.launcher._deaths import Deaths
 from trainkit.launcher._post import Order, Post, write_to
+from trainkit.launcher._warm import WarmUp
 from trainkit.protocols import Outcome
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Ranks:
         self._spares: list[Member] = []
         self._store: TCPStore | None = None
         self._logs: list[Path] = []
+        self._warm_up: WarmUp | None = None
 
     def begin(self, attempt: int, again: bool, seats: Sequence[int], logs: Path) -> None:
         """An attempt with a rank in each of `seats`: by those that stay, by spares, else by new processes, which write
@@ -176,6 +178,11 @@ class Ranks:
         )
         theirs.close()
         return Member(context, ours)
+
+    def warm_up(self, noted: Path) -> None:
+        """Import a little of what is `noted` by a rank, which those that are forked later have then (_warm.py)."""
+        self._warm_up = self._warm_up or WarmUp(noted)
+        self._warm_up.turn()
 
     def wait(self, seconds: float) -> Outcome | Fault | None:
         """How the attempt ended: all returned; or one is dead, or stands by, which is told at once. None if that takes
@@ -294,6 +301,7 @@ class Ranks:
         """End what ranks that are gone have left, such as loaders of data: those hold the connections of a rank that
         was killed open, and the others would not notice."""
         stay = {member.pid for member in [*self._members.values(), *self._spares]}
+        stay |= {self._warm_up.trial} if self._warm_up is not None else set()
         orphans = [child for child in psutil.Process().children() if child.pid not in stay]
         left = [*orphans, *(grandchild for child in orphans for grandchild in _children(child))]
         for process in left:
@@ -317,6 +325,7 @@ class Ranks:
 
     def end(self) -> None:
         """End all of them at once, spares too."""
+        self._warm_up = None
         for member in self._spares:
             _end(member)
         self._spares = []

@@ -24,27 +24,35 @@ def note(path: Path) -> None:
     path.write_text("\n".join(sys.modules))
 
 
-def warm_up(noted: Path) -> Iterator[None]:
-    """Import what is `noted` by a rank into this process, a little at each turn, if that is safe."""
-    while not noted.exists():
-        yield
-    names = [name for name in noted.read_text().split("\n") if name not in sys.modules]
-    child, status = _try_out(names), None
-    while status is None:
-        yield
-        try:
-            pid, ended = os.waitpid(child, os.WNOHANG)
-        except ChildProcessError:  # killed with the ranks of its attempt
-            return
-        status = ended if pid else None
-    if os.waitstatus_to_exitcode(status) != 0:
-        return
-    until = time.monotonic() + SLICE_S
-    for name in names:
-        _bring(name)
-        if time.monotonic() > until:
+class WarmUp:
+    """Imports what is `noted` by a rank into this process, a little at each turn, if that is safe. `trial`: the child
+    that tries it out, while it does."""
+
+    def __init__(self, noted: Path) -> None:
+        self._turns, self.trial = self._import(noted), 0
+
+    def turn(self) -> bool:
+        """Whether there is more to do."""
+        return next(self._turns, self) is None
+
+    def _import(self, noted: Path) -> Iterator[None]:
+        while not noted.exists():
             yield
-            until = time.monotonic() + SLICE_S
+        names = [name for name in noted.read_text().split("\n") if name not in sys.modules]
+        self.trial, status = _try_out(names), None
+        while status is None:
+            yield
+            pid, ended = os.waitpid(self.trial, os.WNOHANG)
+            status = ended if pid else None
+        self.trial = 0
+        if os.waitstatus_to_exitcode(status) != 0:
+            return
+        until = time.monotonic() + SLICE_S
+        for name in names:
+            _bring(name)
+            if time.monotonic() > until:
+                yield
+                until = time.monotonic() + SLICE_S
 
 
 def bring(noted: Path) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from tests.unit.checkpoint.disk import watched
 from tests.unit.checkpoint.samples import damage, equal, keeping, saved, state, store_in, trainer
+from trainkit.checkpoint import tensors
 from trainkit.checkpoint.manifest import step_folder, steps, verify
 from trainkit.checkpoint.store import CheckpointStore
 from trainkit.errors import CheckpointError
@@ -166,6 +168,26 @@ def test_a_save_in_which_any_operation_fails_says_so_and_harms_nothing(tmp_path:
         assert step_found(store.folder) == 2
         shutil.rmtree(root)
     assert reports > 25
+
+
+def test_what_the_disk_says_once_while_more_is_written_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[int] = []
+
+    def fail_once(fd: int) -> None:
+        said.append(fd)
+        if len(said) == 1:
+            raise OSError(errno.EIO, "injected")
+
+    monkeypatch.setattr(tensors, "AHEAD", 64)
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    store = saved(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        save_2(store)
+    assert step_found(store.folder) is None
+    save_2(store)
+    assert step_found(store.folder) == 2 and len(said) > 1
 
 
 def test_a_deletion_that_ends_anywhere_leaves_the_newest_and_nothing_that_is_half(tmp_path: Path) -> None:

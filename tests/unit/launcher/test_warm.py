@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from trainkit.launcher._warm import note, warm_up
+from tests.unit.conftest import until
+from trainkit.launcher._ranks import Ranks
+from trainkit.launcher._warm import WarmUp, note
 
 MODULES = {
     "warm_plain": "VALUE = 1",
@@ -29,11 +33,11 @@ def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def warmed(noted: Path, *names: str) -> set[str]:
     """Which of MODULES are there when all is done."""
-    turns = warm_up(noted)
-    assert next(turns, "over") is None  # there is no note yet
+    warm_up = WarmUp(noted)
+    assert warm_up.turn()  # there is no note yet
     noted.write_text("\n".join(names))
     deadline = time.monotonic() + 60
-    for _ in turns:
+    while warm_up.turn():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return {name for name in MODULES if name in sys.modules}
@@ -50,3 +54,26 @@ def test_nothing_is_where_a_thread_would_not_survive_the_fork(noted: Path) -> No
 def test_a_rank_notes_what_it_has(tmp_path: Path) -> None:
     note(tmp_path / "modules.txt")
     assert {"sys", "pathlib", __name__} <= {*(tmp_path / "modules.txt").read_text().split("\n")}
+
+
+def swept_meanwhile(noted: Path, end: Connection) -> None:
+    """What a rank that has died leaves is ended at every turn."""
+    ranks = Ranks(lambda post: "done", spares=0)
+
+    def imported() -> bool:
+        ranks.warm_up(noted)
+        ranks.sweep()
+        return "warm_plain" in sys.modules
+
+    until(imported, "it is imported", 30)
+    end.send("imported")
+
+
+def test_it_goes_on_when_a_rank_dies_meanwhile(noted: Path) -> None:
+    noted.write_text("warm_plain")
+    ours, theirs = Pipe()
+    process = get_context("fork").Process(target=swept_meanwhile, args=(noted, theirs))
+    process.start()
+    theirs.close()
+    assert ours.recv() == "imported"
+    process.join()

@@ -75,7 +75,7 @@ def measured(world: World, name: str, passes: int, kind: str) -> tuple[float, fl
             for cell in [("fsdp", 2, 4), ("tensor", 2, 4), ("pipeline", 2, 4), ("zero3", 2, 4)]
         ),
         *(
-            pytest.param(*cell, marks=pytest.mark.drill)
+            pytest.param(*cell, marks=(pytest.mark.slow, pytest.mark.drill))
             for cell in [
                 *(("fsdp", 2, 1, "text"), ("ddp", 2, 4, "text"), ("mesh-shard-tensor", 4, 4, "text")),
                 *(("zero1", 2, 4, "text"), ("zero2", 2, 4, "text"), ("ddp", 2, 4, "images"), ("fsdp", 2, 1, "images")),

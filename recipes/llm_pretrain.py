@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
@@ -161,6 +161,10 @@ class LlmPretrain(Task):
         width, layers, heads, kv_heads, inner = self.shape()
         widths = Widths(model=width, inner=inner, gated=True, vocabulary=self.vocab)
         return ModelShape(layers=layers, heads=(heads, kv_heads), sequence_length=self.seq_len, widths=widths)
+
+    def with_layers(self, layers: int) -> Task:
+        """Implements preflight.Layered."""
+        return replace(self, layers=layers)
 
     def sequence_part(self, batch: Batch, part: int, parts: int) -> Batch:
         return _hf.sequence_part(batch, part, parts)

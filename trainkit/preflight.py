@@ -1,4 +1,5 @@
-"""What a strategy or a launcher may have to say before the start, besides its own `problems()`: seams for it."""
+"""What a strategy, a launcher or a recipe may have to say before the start, besides its own `problems()`: seams for
+it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from trainkit.errors import Problem
 from trainkit.parts import ModelShape
-from trainkit.protocols import Cluster
+from trainkit.protocols import Cluster, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,16 @@ class Divides(Protocol):
 
     def model_problems(self, shape: ModelShape, ranks: int) -> Sequence[Problem]:
         """Pure; runs before launch where the shape is known by then, else before the model is divided."""
+        ...
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A recipe whose model repeats layers that are all alike, model_shape().layers of them: a plan looks at a shallow
+    one and reckons the rest."""
+
+    def with_layers(self, layers: int) -> Task:
+        """The same with so many of them."""
         ...
 
 

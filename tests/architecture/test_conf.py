@@ -14,7 +14,9 @@ from trainkit.config.bundle import GROUPS, describe
 from trainkit.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-COMPONENTS = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").glob("*/*.yaml"))
+COMPONENTS = sorted(
+    path.relative_to(ROOT / "conf") for group in GROUPS for path in (ROOT / "conf" / group).glob("*.yaml")
+)
 
 
 def home(group: str) -> Path:

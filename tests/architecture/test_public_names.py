@@ -25,7 +25,7 @@ def test_the_seams() -> None:
         *("Optimizer", "Schedule", "Tracker", "TrackerSession", "RunInfo"),
         *("Cluster", "Ranks", "World", "Training", "Engine", "Strategy", "Job", "Launcher"),
     }
-    assert defined(preflight) == {"Claim", "Configured", "Divides", "HandsOver", "Lacking", "Sweeps"}
+    assert defined(preflight) == {"Claim", "Configured", "Divides", "HandsOver", "Lacking", "Layered", "Sweeps"}
 
 
 def defined(module: ModuleType) -> set[str]:
@@ -98,4 +98,5 @@ def test_the_commands() -> None:
         "completion",
         "mlflow",
         "promote",
+        "plan",
     ]

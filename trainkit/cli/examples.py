@@ -41,4 +41,9 @@ EXAMPLES = {
         "promote runs/a --to champion --if 'eval_loss<=champion'": "if its model is as good as the champion",
         "promote runs/a --to champion --back": "the one before is champion again",
     },
+    "plan": {
+        "plan recipe=llm_pretrain recipe.size=7b train.precision=bf16 cluster=8xh100": "on a machine that is not here",
+        "plan recipe=image_classification cluster=cpu --mtbf-hours 50000 --nodes 2048": "and what failures would cost",
+        "plan --calibrate": "measure this machine, as cluster=here",
+    },
 }

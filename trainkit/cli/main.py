@@ -40,6 +40,7 @@ COMMANDS = {
     "completion": "completion bash|zsh|fish: a script by which that shell completes commands, keys and choices",
     "mlflow": "mlflow sync RUN: send what MLflow has missed of a run folder",
     "promote": "promote RUN|MODEL --to ALIAS: move an alias of a registered model, --if 'eval_loss<=champion'; --back",
+    "plan": "plan recipe=NAME cluster=8xh100: which strategies fit a machine, how fast each would be, and the command",
 }
 
 

@@ -13,6 +13,7 @@ from trainkit.config import build, check, draft, fitting
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
 from trainkit.launcher._visit import Meets
 from trainkit.launcher.local import warm_agent
+from trainkit.plan.auto import AUTO, chosen
 from trainkit.preflight import HandsOver, Sweeps
 from trainkit.protocols import Cluster
 from trainkit.runfolder import RunFolder
@@ -45,6 +46,9 @@ def main(words: Sequence[str]) -> int:
 
 def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
     """The checked run that `words` ask for, and what it would run on. Raises ConfigError; writes nothing."""
+    if AUTO in words:
+        words, told = chosen(words)
+        say(told, error=True)  # stdout may be what a command is asked for
     config, wrong = draft(words)
     refused = {problem.key for problem in wrong}
     settings, problems = build(config)

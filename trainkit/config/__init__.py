@@ -7,8 +7,20 @@ check     what only shows when the parts are seen together, and the state of the
 
 from trainkit.config.build import build, load
 from trainkit.config.bundle import components, describe
-from trainkit.config.check import check, fitting
+from trainkit.config.check import check, fitting, refused
 from trainkit.config.compose import compose, draft, spaces
 from trainkit.config.saved import newest
 
-__all__ = ["build", "check", "components", "compose", "describe", "draft", "fitting", "load", "newest", "spaces"]
+__all__ = [
+    "build",
+    "check",
+    "components",
+    "compose",
+    "describe",
+    "draft",
+    "fitting",
+    "load",
+    "newest",
+    "refused",
+    "spaces",
+]

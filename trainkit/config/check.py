@@ -44,13 +44,22 @@ def fitting(settings: Settings, cluster: Cluster) -> tuple[int, ...]:
     return tuple(n for n in cluster.fewer if not [*_ranks(settings, replace(cluster, ranks=n))])
 
 
+def refused(settings: Settings, cluster: Cluster) -> list[Problem]:
+    """What keeps the run from these ranks, wherever they are and whoever starts them."""
+    return [*_spread(settings, cluster)]
+
+
 def _ranks(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
     """What depends on the number of ranks."""
+    yield from _spread(settings, cluster)
+    yield from settings.launcher.problems(cluster)
+
+
+def _spread(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
     yield from _batch(settings, cluster)
     yield from settings.strategy.problems(cluster)
     yield from _claims(settings, cluster)
     yield from _model(settings, cluster)
-    yield from settings.launcher.problems(cluster)
 
 
 def _length(settings: Settings) -> Iterator[Problem]:

@@ -132,6 +132,9 @@ def _parse(words: Sequence[str]) -> tuple[list[Override], list[Problem]]:
             problems.append(_unreadable(word, "groups cannot be moved to other keys", "write group=NAME"))
         elif override.key_or_group.split(".")[0] == "hydra":
             problems.append(_unreadable(word, "hydra only composes here; its own keys have no effect"))
+        elif override.key_or_group == "cluster":
+            told = "cluster is a word of `trainkit plan`; a run takes the machine that its launcher finds"
+            problems.append(_unreadable(word, told, "leave it out"))
         else:
             overrides.append(override)
     return overrides, problems

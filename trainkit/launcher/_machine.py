@@ -19,6 +19,17 @@ def gpus() -> int:
 
 def gpu_names() -> list[str]:
     """The names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible."""
+    found = [name for name, _ in _gpus()]
+    return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def gpu_memory() -> int:
+    """Bytes of the GPU with the least, visible or not; 0 where there is none."""
+    return min((memory for _, memory in _gpus()), default=0)
+
+
+def _gpus() -> list[tuple[str, int]]:
+    """Name and bytes of memory of every NVIDIA GPU."""
     import pynvml
 
     try:
@@ -27,10 +38,9 @@ def gpu_names() -> list[str]:
         return []
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+        return [(str(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total)) for h in handles]
     finally:
         pynvml.nvmlShutdown()
-    return visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def driver() -> str | None:

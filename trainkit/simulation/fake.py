@@ -71,6 +71,8 @@ class Looked(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if args[0].dtype is not torch.int32:
                 raise NotImplementedError("a simulated step needs the value of a tensor that has none")
             return 1
+        if any(isinstance(value, FakeTensor) for value in args):  # as most, in a tenth of the time
+            return op(*args, **(kwargs or {}))
         given = [t for t in tree_leaves([args, kwargs]) if isinstance(t, Tensor)]
         real = all(type(t) is Tensor and not t.is_meta for t in given)
         if real and (given or op.overloadpacket is torch.ops.aten.arange):

@@ -25,6 +25,7 @@ class Kept:
     def __init__(self) -> None:
         self.activations = self.copies = 0
         self._now: Counter[bool] = Counter()
+        self._entered: list[nn.Module] = []
         self._weights: dict[int, Any] = {}
         self._casts: dict[int, Any] = {}
         self._holders: Counter[int] = Counter()
@@ -32,26 +33,32 @@ class Kept:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Within, what is saved is measured."""
-        noted = register_module_forward_pre_hook(lambda module, args: self._note_weights(module))
+        noted = register_module_forward_pre_hook(lambda module, args: self._entered.append(module))
         try:
             with _Casts(self), torch.autograd.graph.saved_tensors_hooks(self._pack, lambda saved: saved.tensor):
                 yield
         finally:
             noted.remove()
+            self._entered.clear()
             self._weights.clear()
             self._casts.clear()
 
-    def _note_weights(self, module: nn.Module) -> None:
-        for parameter in module.parameters(recurse=False):
-            storage = local(parameter.detach()).untyped_storage()
-            self._weights[storage._cdata] = storage
+    def _note_weights(self) -> None:
+        """Of the modules that were entered since the last look. Not as they are entered: the hook for all modules comes
+        before those of one, in which FSDP gathers the weights that a module has of its own."""
+        while self._entered:
+            for parameter in self._entered.pop().parameters(recurse=False):
+                storage = local(parameter.detach()).untyped_storage()
+                self._weights[storage._cdata] = storage
 
     def note_cast(self, source: Tensor, result: Tensor) -> None:
+        self._note_weights()
         if source.untyped_storage()._cdata in self._weights:
             storage = result.untyped_storage()
             self._casts[storage._cdata] = storage
 
     def _pack(self, tensor: Tensor) -> _Saved:
+        self._note_weights()
         storage = local(tensor.detach()).untyped_storage()
         key = storage._cdata
         if key in self._weights:

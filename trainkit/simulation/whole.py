@@ -7,7 +7,7 @@ ddp   DistributedDataParallel sends the gradients in buckets, in the order in wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +41,10 @@ class Alone:
         return {name: tuple(p.shape) for name, p in self.engine.model.named_parameters()}
 
 
+Evaluate = Callable[[Training, Sequence[Batch]], Alone]
+"""alone, or what remembers what it found: it is the same under every strategy of this file and of zero.py."""
+
+
 def alone(training: Training, share: Sequence[Batch]) -> Alone:
     """One process that makes a step with the micro-batches `share`."""
     model = shapes_of(training.task)
@@ -58,9 +62,15 @@ def alone(training: Training, share: Sequence[Batch]) -> Alone:
     return Alone(engine=engine, ready=list(ready), kept=kept)
 
 
-def simulate(training: Training, ranks: int, share: Sequence[Batch], bucket_cap_mb: float | None) -> Simulation:
+def simulate(
+    training: Training,
+    ranks: int,
+    share: Sequence[Batch],
+    bucket_cap_mb: float | None,
+    evaluate: Evaluate = alone,
+) -> Simulation:
     """`share`: the micro-batches of a rank; `bucket_cap_mb` of ddp, None for one process alone."""
-    found = alone(training, share)
+    found = evaluate(training, share)
     trained = size(found.engine.parameters)
     memory = Memory(
         weights=size(found.engine.model.parameters()),

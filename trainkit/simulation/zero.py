@@ -19,7 +19,7 @@ from torch import nn
 
 from trainkit.protocols import Batch, Training
 from trainkit.simulation.values import Collective, Memory, Simulation
-from trainkit.simulation.whole import AXIS, Alone, alone, simulation, size
+from trainkit.simulation.whole import AXIS, Alone, Evaluate, alone, simulation, size
 from trainkit.strategy._zero import Zero
 from trainkit.strategy._zero_config import load
 
@@ -27,9 +27,11 @@ KEPT_WHOLE = 100_000
 """Elements up to which DeepSpeed keeps a parameter whole by default at stage 3."""
 
 
-def simulate(training: Training, strategy: Zero, ranks: int, share: Sequence[Batch]) -> Simulation:
+def simulate(
+    training: Training, strategy: Zero, ranks: int, share: Sequence[Batch], evaluate: Evaluate = alone
+) -> Simulation:
     """`share`: the micro-batches of a rank."""
-    found = alone(training, share)
+    found = evaluate(training, share)
     zero = load(strategy.config)[0].engine(strategy.spread(), training.clip_norm, training.precision)
     config, stage = zero["zero_optimization"], strategy.spread().stage
     whole, trained = size(found.engine.model.parameters()), size(found.engine.parameters)

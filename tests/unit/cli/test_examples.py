@@ -19,7 +19,7 @@ from trainkit.runfolder import RunFolder
 __all__ = ["made"]
 
 Capture = pytest.CaptureFixture[str]
-STARTS_RANKS = {"verify", "doctor", "profile"}
+STARTS_RANKS = {"verify", "doctor", "profile", "plan"}
 NEEDS_A_STORE = {"promote"}  # of MLflow: tests/unit/cli/test_promote.py gives the same words
 SHOWN = {
     "audit runs/a": "goodput ",
@@ -31,6 +31,7 @@ SHOWN = {
     "runs show runs/a": "goodput",
     "mlflow sync runs/a": "nothing to do",
     "jobs stop runs/a": "it does not run",
+    "plan --calibrate": "gloo",
 }
 
 
@@ -38,6 +39,7 @@ SHOWN = {
 def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With runs/a, and runs/b that learns otherwise from step 3 on; both have ended."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAINKIT_CACHE", str(tmp_path / "cache"))
     for name, lr in (("a", 0.003), ("b", 0.001)):
         run = shutil.copytree(made, tmp_path / "runs" / name)
         keys = ["recipe=image_classification", "tracker=none", "train.seed=7", "train.global_batch=4"]

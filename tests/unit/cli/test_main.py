@@ -64,6 +64,12 @@ def test_help_is_given_wherever_it_is_asked_for(words: list[str], capsys: Captur
     assert "examples" in said(capsys, *words)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_after_a_command_is_about_it(command: str, capsys: Capture) -> None:
+    text = said(capsys, command, "--help")
+    assert text.startswith(f"{command}") and "usage:" not in text
+
+
 def test_version(capsys: Capture) -> None:
     assert said(capsys, "--version") == "0.1.0\n"
 

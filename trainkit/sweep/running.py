@@ -5,7 +5,6 @@ A member goes on from what is in its folder. When this process dies, the kernel 
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import subprocess
 import sys
@@ -15,13 +14,13 @@ from dataclasses import replace
 from types import FrameType
 
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from trainkit.launcher._family import start_child
 from trainkit.resilience.lock import until_free
 from trainkit.sweep.member import Member, Result, evaluations, result
 from trainkit.sweep.record import Asked, SweepFolder
 from trainkit.sweep.sampler import Sampler
 from trainkit.tail import Tail
 
-PR_SET_PDEATHSIG = 1
 LOOK_S = 0.2
 
 
@@ -107,9 +106,4 @@ class Members:
 def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
     """A run as a command of its own. It is in a session of its own: Ctrl-C reaches the sweep only, which passes it on
     once."""
-    libc = ctypes.CDLL(None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainkit", *words],
-        start_new_session=True,
-        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
-    )
+    return start_child([sys.executable, "-m", "trainkit", *words], signal.SIGTERM, start_new_session=True)

@@ -39,7 +39,6 @@ def test_two_ranks_and_what_they_tell_each_other(tmp_path: Path) -> None:
 
 
 def test_one_file_and_no_folder_is_left(tmp_path: Path) -> None:
-    """Where the run itself fails, its folder tells why."""
     (tmp_path / "temporary").mkdir()
     said = trainkit(tmp_path, *WORDS, "--to", "trace.json", TMPDIR=str(tmp_path / "temporary"))
     assert said.returncode == 0, said.stdout + said.stderr
@@ -47,6 +46,3 @@ def test_one_file_and_no_folder_is_left(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary", "trace.json"]
     assert not [*(tmp_path / "temporary").glob("trainkit*")]
-    short = trainkit(tmp_path, *WORDS, "train.steps=3", "train.epochs=null")
-    assert short.returncode == 1
-    assert "nothing was recorded" in short.stderr

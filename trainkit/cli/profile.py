@@ -14,7 +14,7 @@ from pathlib import Path
 from trainkit.cli.run import prepare, quietly
 from trainkit.cli.terminal import say, show_table, title
 from trainkit.cli.words import parse, whole
-from trainkit.errors import EXIT_DONE, ConfigError, Problem, TrainkitError
+from trainkit.errors import EXIT_DONE, ConfigError, Problem
 from trainkit.profile.order import Order, trace
 from trainkit.profile.trace import PHASES, Trace
 from trainkit.runfolder import RunFolder
@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> int:
     wanted = [*plain, *AFTER]
     target, passing = None, Path(tempfile.gettempdir()) / f"trainkit-profile-{uuid.uuid4().hex}"
     if "--to" in given:
-        target = file(given["--to"])
+        target = place(given["--to"])
         wanted.append(f"run.dir={passing}")
     config, settings, cluster = prepare(wanted)
     folder = RunFolder(Path(settings.run.dir))
@@ -50,19 +50,16 @@ def main(words: Sequence[str]) -> int:
     if code != EXIT_DONE:
         say(f"it did not get to its end; its folder is {folder.root}", error=True)
         return code
-    ranks = [rank for rank in range(cluster.ranks if order.every_rank else 1) if trace(folder, rank).exists()]
-    if not ranks:
-        raise TrainkitError(f"nothing was recorded: the run has no more steps than the {WARMUP} before that")
-    traces = {rank: Trace.read(trace(folder, rank)) for rank in ranks}
-    show(traces)
-    for rank in ranks:
-        say(f"trace  {trace(folder, rank) if target is None else moved(trace(folder, rank), target, len(ranks), rank)}")
+    files = {rank: trace(folder, rank) for rank in range(cluster.ranks if order.every_rank else 1)}
+    show({rank: Trace.read(file) for rank, file in files.items()})
+    for rank, file in files.items():
+        say(f"trace  {file if target is None else moved(file, target, len(files), rank)}")
     if target is not None:
         shutil.rmtree(folder.root)
     return EXIT_DONE
 
 
-def file(word: str) -> Path:
+def place(word: str) -> Path:
     """Where the trace is to be. Raises ConfigError."""
     path = Path(word).expanduser().absolute()
     if path.is_dir() or not path.parent.is_dir():

@@ -77,8 +77,9 @@ class Trace:
     def operations(self) -> list[Operation]:
         """The most expensive first: by what they compute on the GPU where there is one, else by their own time, without
         that of operators which they call."""
+        own: list[tuple[str, float]]
         if self._device:
-            names = {event["args"]["External id"]: event["name"] for event in self._operators}
+            names: dict[int, str] = {event["args"]["External id"]: event["name"] for event in self._operators}
             own = [(names.get(e["args"].get("External id", -1), e["name"]), e["dur"]) for e in self._device]
         else:
             flights = [(e["name"], e["dur"]) for e in self.events if IN_FLIGHT.match(e["name"])]
@@ -106,6 +107,15 @@ class Trace:
         return sorted(_span(event, phases[event["name"]]) for event in marked)
 
     @cached_property
+    def _parts(self) -> list[Span]:
+        """The same; what comes after autograd's last, such as waiting for the other ranks' gradients, is backward."""
+        found = []
+        for part in self._marked:
+            ends = [span.end for spans in self._backward.values() if (span := _last(spans, part)) is not None]
+            found += [part._replace(end=max(ends)), Span(max(ends), part.end, "backward")] if ends else [part]
+        return found
+
+    @cached_property
     def _backward(self) -> dict[int, list[Span]]:
         """When autograd was at work, by thread: until an operator comes that it has not called, or another part of the
         step."""
@@ -128,7 +138,7 @@ class Trace:
 
     def _phase(self, thread: int, at: float) -> str:
         """Of what a thread of the processor began then."""
-        span = _at(self._backward.get(thread, []), at) or _at(self._marked, at)
+        span = _at(self._backward.get(thread, []), at) or _at(self._parts, at)
         return "other" if span is None else span.phase
 
     def _computing(self) -> Iterator[Span]:
@@ -148,7 +158,7 @@ class Trace:
 
     def _doing(self) -> Iterator[Span]:
         """Backward after the others, because it is within one of them."""
-        yield from self._marked
+        yield from self._parts
         for spans in self._backward.values():
             yield from spans
 
@@ -161,6 +171,12 @@ def _at(spans: Sequence[Span], at: float) -> Span | None:
     """The one of `spans`, which follow each other, that `at` is in."""
     number = bisect_right(spans, at, key=lambda span: span.begin) - 1
     return spans[number] if number >= 0 and spans[number].end > at else None
+
+
+def _last(spans: Sequence[Span], part: Span) -> Span | None:
+    """The last of `spans` that is in this part."""
+    number = bisect_right(spans, part.end, key=lambda span: span.begin) - 1
+    return spans[number] if number >= 0 and spans[number].begin >= part.begin else None
 
 
 def _own(operators: Iterable[Event]) -> Iterator[tuple[str, float]]:

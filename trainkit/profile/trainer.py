@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from trainkit.data.plan import Step
+from trainkit.errors import ConfigError, Problem
 from trainkit.profile.order import read, trace
 from trainkit.profile.trace import mark
 from trainkit.protocols import Batch, Engine
@@ -23,7 +24,11 @@ class ProfiledTrainer(Trainer):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self.order = read(self.folder)
-        self.total = min(self.total, self.order.warmup + self.order.steps)
+        before = self.order.warmup
+        if self.total <= before:
+            found = f"a profile records what comes after the first {before} steps, and the run has {self.total}"
+            raise ConfigError([Problem("train.steps", self.train.steps, found, "let it be longer")])
+        self.total = min(self.total, before + self.order.steps)
         self.engine = cast(Engine, Marked(self.engine))
 
     def batches(self) -> Iterator[tuple[Step, list[Batch]]]:
@@ -48,7 +53,7 @@ class ProfiledTrainer(Trainer):
         path = str(trace(self.folder, world.rank))
         return profile(
             activities=[ProfilerActivity.CPU, *on_gpu],
-            schedule=schedule(wait=order.warmup - 1, warmup=1, active=order.steps, repeat=1),
+            schedule=schedule(wait=order.warmup - 1, warmup=1, active=self.total - order.warmup, repeat=1),
             on_trace_ready=lambda recorded: recorded.export_chrome_trace(path),
         )
 

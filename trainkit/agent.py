@@ -20,7 +20,6 @@ torch's thread pools, because neither survives a fork.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
@@ -41,6 +40,7 @@ from trainkit.checkpoint import leaving, memory
 from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
 from trainkit.launcher import _machine
+from trainkit.launcher._family import follow_parent
 from trainkit.launcher._order import Order as NodesOrder
 from trainkit.launcher._ranks import Fault, Ranks
 from trainkit.main import stop
@@ -53,17 +53,14 @@ from trainkit.resilience.watchdog import Watch, described
 from trainkit.runfolder import RunFolder, guard, read_lines
 from trainkit.settings import Recovery, Watchdog
 
-PR_SET_PDEATHSIG = 1
 LOOK_S, GLANCE_S, TIMES_USUAL = 0.2, 0.02, 3.0
 NOTICE_S = 3.0  # until a rank has seen that another is gone: a closed connection shows in milliseconds
 
 
 def main() -> int:
     """Wait for the order, run it, and return its exit code."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        return EXIT_FAILED  # the front died before the signal was armed
+    if not follow_parent(signal.SIGTERM):
+        return EXIT_FAILED
     # torch counts GPUs through NVML then, which leaves CUDA untouched before the fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
@@ -113,6 +110,18 @@ def supervise_nodes(folder: RunFolder, config: Mapping[str, Any], sizes: Sequenc
         nodes.close()
 
 
+class RanksHere(Ranks):
+    """The ranks of a run on one machine; `first`: the first attempt of the command."""
+
+    def __init__(self, folder: RunFolder, first: int, pulse: Pulse, spares: int) -> None:
+        super().__init__(partial(rank.work, str(folder.root), first, pulse), spares)
+        self._folder = folder
+
+    def on_all(self, task: str, **about: Any) -> list[Any]:
+        """As NodeRanks.on_all."""
+        return leaving.here(self._folder, task, **about)
+
+
 class Agent:
     """Carries out what resilience/recovery.py decides. `config` is that of the run, checked and resolved."""
 
@@ -135,10 +144,10 @@ class Agent:
         self.nodes, self.board = nodes, Board(folder)
         self.ranks = self.crew(spares)
 
-    def crew(self, spares: int) -> Ranks | NodeRanks:
+    def crew(self, spares: int) -> RanksHere | NodeRanks:
         if self.nodes is not None:
             return NodeRanks(self.nodes, self.folder.root, self.first, self.pulse)
-        return Ranks(partial(rank.work, str(self.folder.root), self.first, self.pulse), spares)
+        return RanksHere(self.folder, self.first, self.pulse, spares)
 
     def supervise(self) -> int:
         """Run attempts until one ends well or nothing more is to be tried. Returns the exit code."""
@@ -155,8 +164,7 @@ class Agent:
         finally:
             self.dismiss(())  # no rank outlives this, and what one holds is saved
             self.ranks.end()
-        on_all = self.ranks.on_all if isinstance(self.ranks, NodeRanks) else partial(leaving.here, self.folder)
-        leaving.give_back(self.folder, self.checkpoints, self.folder.event, on_all)
+        leaving.give_back(self.folder, self.checkpoints, self.folder.event, self.ranks.on_all)
         return {"done": EXIT_DONE, "stopped": EXIT_STOPPED}.get(state.phase, code)
 
     def attend(self, state: recovery.State) -> Outcome | failure.Failure:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trainkit.launcher._ranks import Place
 from trainkit.resilience.pulse import Beat
 from trainkit.runfolder import RunFolder
 
@@ -21,8 +22,9 @@ EVERY_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Rank `rank` on `host` is in `step`, doing `section`, for `age` seconds; `pace`: seconds per step of late, None
-    before it made some; `memory`: bytes of the host's that its process holds."""
+    """Rank `rank` on `host` is in `step`, doing `section`, for `age` seconds; `pace`, `wait`: seconds per step of late,
+    and those of them in which it waited for data, None before it made some; `memory`, `gpu`: bytes of the host's and of
+    GPUs that its process holds, None where that is not known."""
 
     rank: int
     host: str
@@ -31,6 +33,8 @@ class Standing:
     age: float
     pace: float | None
     memory: int
+    wait: float | None = None
+    gpu: int | None = None
 
 
 class Board:
@@ -44,16 +48,17 @@ class Board:
     def due(self) -> bool:
         return time.monotonic() - self._written >= EVERY_S
 
-    def write(self, attempt: int, beats: Sequence[Beat], places: Sequence[tuple[str, int]]) -> None:
-        """`places`: host and memory of each rank. A disk that is full or away is no reason to disturb a run."""
+    def write(self, attempt: int, beats: Sequence[Beat], places: Sequence[Place]) -> None:
+        """`places`: those of the ranks. A disk that is full or away is no reason to disturb a run."""
         now = self._written = time.monotonic()
         if attempt != self._attempt:
             self._attempt, self._before = attempt, []
         before = self._before or beats
-        ranks = [
-            Standing(rank, host, beat.step, beat.section, round(max(0.0, now - beat.at), 1), _pace(was, beat), memory)
-            for rank, (beat, was, (host, memory)) in enumerate(zip(beats, before, places, strict=False))
-        ]
+        ranks = []
+        for rank, (beat, was, place) in enumerate(zip(beats, before, places, strict=False)):
+            late, made = round(max(0.0, now - beat.at), 1), beat.step - was.step if was.step > 0 else 0
+            pace, wait = (_each(now - then, made) for then, now in ((was.at, beat.at), (was.waited, beat.waited)))
+            ranks.append(Standing(rank, place.host, beat.step, beat.section, late, pace, place.memory, wait, place.gpu))
         self._before = [*beats]
         told = {"time": time.time(), "attempt": attempt, "ranks": [asdict(standing) for standing in ranks]}
         temporary = self._path.with_name(".ranks.json")
@@ -62,8 +67,9 @@ class Board:
             temporary.replace(self._path)
 
 
-def _pace(was: Beat, now: Beat) -> float | None:
-    return round((now.at - was.at) / (now.step - was.step), 4) if now.step > was.step > 0 else None
+def _each(seconds: float, steps: int) -> float | None:
+    """Of so many steps."""
+    return round(seconds / steps, 4) if steps > 0 else None
 
 
 def read(folder: RunFolder) -> tuple[float, int, list[Standing]]:

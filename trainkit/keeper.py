@@ -200,9 +200,9 @@ class Keeper:
         """How far the ranks are, and what they have used."""
         now, beats = time.monotonic(), [(number, self.pulse.read(number)) for number in self.numbers]
         return {
-            "beats": [[number, beat.step, beat.section, now - beat.at] for number, beat in beats],
+            "beats": [[number, beat.step, beat.section, beat.waited, now - beat.at] for number, beat in beats],
             "cpu": crew.cpu(),
-            "memory": [bytes_held for _, bytes_held in crew.places()],
+            "memory": [[place.memory, place.gpu] for place in crew.places()],
         }
 
     def state(self, crew: Ranks) -> dict[str, object]:

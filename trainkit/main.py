@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trainkit.protocols import Data, Outcome, Training, World
     from trainkit.rescue import Pocket
     from trainkit.settings import Checkpoint, Settings
+    from trainkit.trainer import Trainer
 
 COPY_S = 600.0  # so long the end of a run waits for the copy of its last checkpoint
 
@@ -110,7 +111,6 @@ def train(ready: Ready, world: World, folder: RunFolder, attempt: int, lifeline:
     """Train with the ranks of `world`, and leave them."""
     from trainkit.checkpoint.store import CheckpointStore
     from trainkit.handshake import shake_hands
-    from trainkit.trainer import Trainer
 
     settings = ready.settings
     shake_hands(settings, ready.data, world)
@@ -119,12 +119,25 @@ def train(ready: Ready, world: World, folder: RunFolder, attempt: int, lifeline:
     copying = copies(settings, folder)
     checkpoints = folder.checkpoints(settings.checkpoint.dir)
     store = CheckpointStore(checkpoints, world, attempt, about(settings, world.size), say, copying)
-    trainer = Trainer(settings, engine, world, ready.data, store, folder, lifeline)
+    trainer = loop(folder)(settings, engine, world, ready.data, store, folder, lifeline)
     outcome = trainer.fit(pocket)
     world.close()
     if copying is not None:
         copying.finish(COPY_S, lambda: lifeline.beat(trainer.progress.step, "finishing"))
     return outcome
+
+
+def loop(folder: RunFolder) -> type[Trainer]:
+    """The training loop, or that with a profiler in it."""
+    from trainkit.profile.order import ordered
+    from trainkit.trainer import Trainer
+
+    if not ordered(folder):
+        return Trainer
+
+    from trainkit.profile.trainer import ProfiledTrainer
+
+    return ProfiledTrainer
 
 
 def copies(settings: Settings, folder: RunFolder) -> Copier | None:

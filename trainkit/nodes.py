@@ -35,7 +35,7 @@ from trainkit.launcher import _address
 from trainkit.launcher._door import HELLO_S, Door
 from trainkit.launcher._invitation import SECRET, Invitation, versions
 from trainkit.launcher._order import LEASE, TOKEN, Order
-from trainkit.launcher._ranks import DUMP_S, GLANCE_S, HOST, KILL_S, Fault, Part
+from trainkit.launcher._ranks import DUMP_S, GLANCE_S, HOST, KILL_S, Fault, Part, Place
 from trainkit.launcher._roll import Keeper, Relay, Roll
 from trainkit.launcher._seat import NUMBER
 from trainkit.launcher._wire import CONNECT_S, Message
@@ -256,13 +256,13 @@ class NodeRanks:
     def cpu(self) -> list[float]:
         return [seconds for state in self._states() for seconds in state["cpu"]]
 
-    def places(self) -> list[tuple[str, int]]:
+    def places(self) -> list[Place]:
         """As Ranks.places; of a rank whose keeper has told nothing yet, no bytes."""
-        held: dict[int, int] = {}
+        held: dict[int, tuple[int, int | None]] = {}
         for keeper in self._mine():
             numbers = sorted(self._part(keeper, self._seats)[0])
             held.update(zip(numbers, keeper.state.get("memory", ()), strict=False))
-        return [(self._keeper(rank).host, held.get(rank, 0)) for rank in range(len(self._seats))]
+        return [Place(self._keeper(rank).host, *held.get(rank, (0, None))) for rank in range(len(self._seats))]
 
     def alive(self) -> list[int]:
         self._pump()
@@ -369,8 +369,8 @@ class NodeRanks:
         self._nodes.pump(GLANCE_S)
         now = time.monotonic()
         for state in self._states():
-            for rank, step, section, age in state["beats"]:
-                self._pulse.beat(rank, step, section, now - age)
+            for rank, step, section, waited, age in state["beats"]:
+                self._pulse.beat(rank, step, section, waited, now - age)
 
     def _all(self, order: str, answer: str, seconds: float, **more: Any) -> list[Keeper]:
         """Have all keepers do something; those that have not answered in time."""

@@ -65,6 +65,11 @@ class RunFolder:
         return self.root / "logs" / f"attempt_{attempt}"
 
     @property
+    def profile(self) -> Path:
+        """What a profile is to record, and what its ranks have recorded (trainkit/profile/order.py)."""
+        return self.root / "profile"
+
+    @property
     def stop(self) -> Path:
         """A file that asks the run to save and leave; whoever does it takes the file away."""
         return self.root / "STOP"

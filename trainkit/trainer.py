@@ -119,7 +119,7 @@ class Trainer:
             return "done"
         stop, beat, first = self.lifeline.stop, self.lifeline.beat, progress.step + 1
         for step, share in self.batches():
-            beat(progress.step + 1, "training")
+            beat(progress.step + 1, "training", self.meter.waited)
             here = sum([b.weight for b in share]), sum([b.tokens for b in share])
             weight, tokens, stopping, wishes = self.world.total((*here, stop.raised, self.saver.wish()))
             lr = learning_rate * self.settings.schedule.factor(progress.step, self.total)

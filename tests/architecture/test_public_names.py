@@ -83,6 +83,7 @@ def test_the_commands() -> None:
         "validate",
         "config",
         "verify",
+        "profile",
         "env",
         "doctor",
         "checkpoint",

@@ -7,7 +7,6 @@ a new one for each run: a port that was free a moment ago may be another program
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing as mp
 import os
 import signal
@@ -18,6 +17,8 @@ from typing import Any
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
+
+from trainkit.launcher._family import follow_parent
 
 
 class Pool:
@@ -73,7 +74,7 @@ class Pool:
 
 
 def _serve(pipe: Connection) -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing outlives the tests
+    follow_parent(signal.SIGKILL)  # nothing outlives the tests
     torch.set_num_threads(1)
     while True:
         rank, ranks, port, function, args = pipe.recv()

@@ -25,6 +25,7 @@ CONFIGURED = ("recipe=image_classification", "run.dir=run")
         (("validate", *CONFIGURED), "image_classification: OK"),
         (("validate", "recipe=llm_pretrain", "run.dir=run"), "llm_pretrain: OK"),
         (("config", *CONFIGURED), "_target_: recipes.image_classification.ImageClassification"),
+        (("completion", "bash"), r"checkpoint\) words=\"inspect verify export import\""),
         (("--cfg", "job", *CONFIGURED), "global_batch: 64"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -47,13 +47,14 @@ def test_a_word_that_is_wrong_starts_nothing(tmp_path: Path) -> None:
     assert interval.returncode == 2
     assert "add --sampler tpe --trials N" in interval.stderr
     option = trainkit(tmp_path, *SHORT, "train.seed=1,2", "--pruner", "median")
-    assert "did you mean prune?" in option.stderr
+    assert "did you mean --prune?" in option.stderr
     assert [*tmp_path.iterdir()] == []
 
 
 def test_its_help_has_an_example_that_is_no_error(tmp_path: Path) -> None:
     said = trainkit(tmp_path, "sweep", "--help").stdout
-    assert "--sampler tpe --trials 50" in said
+    assert "sweep recipe=image_classification train.seed=1,2 train.steps=2 " in said
+    assert "--sampler grid " in said and "--trials N " in said
     assert "tag(log,interval(1e-5,1e-3))" in said
     assert "several runs that differ in some keys" in trainkit(tmp_path, "--help").stdout
 

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.command import NOT_TRACKED, TWO, WORDS, Running, Terminal, done, until
 
 pytestmark = pytest.mark.slow
-RANK = re.compile(r"([01]) +\S+ +(\d+) +(training|saving|evaluating) +\d+ s +([\d.]*) +[\d.]+ GiB")
+RANK = re.compile(r"([01]) +\S+ +(\d+) +(training|saving|evaluating) +\d+ s +([\d.]*) +([\d.e-]*) +[\d.]+ GiB")
 
 
 def test_top_follows_a_run_until_it_is_left(tmp_path: Path) -> None:
@@ -24,6 +24,7 @@ def test_top_follows_a_run_until_it_is_left(tmp_path: Path) -> None:
         return {found[1] for found in RANK.findall(top.text) if found[0] == rank}
 
     until(lambda: len(steps("0")) > 2 and len(steps("1")) > 2, lambda: running.front.poll() is None)
+    assert any(found[4] for found in RANK.findall(top.text))  # seconds that it waited for data
     assert any(found[3] for found in RANK.findall(top.text))  # seconds per step
     top.see("run: running")
     plain = done(tmp_path, "top", "run")  # for a script: once

@@ -8,6 +8,7 @@ EXAMPLES = {
     "validate": {"validate recipe=image_classification strategy=ddp launcher.ranks=2": "what would run"},
     "config": {"config recipe=image_classification": "every key that the run would have"},
     "verify": {"verify local ddp@2 recipe=image_classification recipe.dropout=0.0": "alone and on two ranks"},
+    "profile": {"profile recipe=image_classification --steps 4": "where the time of four steps goes"},
     "env": {"env": "one block for a bug report"},
     "doctor": {"doctor runs": "can this machine train, with runs on this disk?"},
     "checkpoint": {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Sequence
 
 from trainkit import __version__
 from trainkit.cli.examples import EXAMPLES as EXAMPLES_OF
 from trainkit.cli.main import COMMANDS
+from trainkit.cli.subcommand import Details
 from trainkit.cli.terminal import say, show_rows, title
 from trainkit.config.bundle import GROUPS, bundle, components
 from trainkit.errors import EXIT_DONE
@@ -30,10 +32,6 @@ KEY = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?P<value>[^#]*)(#\s*(?P<comment
 
 def main(words: Sequence[str]) -> int:
     """Of everything, or of the command that the first word is."""
-    if [*words[:1]] == ["sweep"]:
-        from trainkit.cli.sweep.options import explain
-
-        return explain()
     if words and words[0] in COMMANDS:
         return _one(words[0])
     say(f"trainkit {__version__}: one Trainer over the distributed-training frameworks\n")
@@ -57,7 +55,16 @@ def _one(name: str) -> int:
     say(f"python -m trainkit {name}: {COMMANDS[name]}\n")
     title("examples (after python -m trainkit)")
     show_rows(EXAMPLES_OF[name].items())
+    for what, rows in details(name).items():
+        title(f"\n{what}")
+        show_rows(rows.items())
     return EXIT_DONE
+
+
+def details(name: str) -> Details:
+    """What there is to say of a command besides its examples."""
+    told: Details = vars(importlib.import_module(f"trainkit.cli.{name}")).get("DETAILS", {})
+    return told
 
 
 def keys() -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "validate": "check the same words as for a run, start nothing: what would run, or all that is wrong",
     "config": "print the resolved configuration of a run as YAML (also: --cfg job)",
     "verify": "verify A B recipe=NAME: a few steps under two strategies (local, ddp@2, ...), and where they differ",
+    "profile": "profile recipe=NAME: record a few steps: where their time goes, and a trace of all that they do",
     "env": "this machine: versions, GPUs, cores, memory, which backends are installed",
     "doctor": "doctor [FOLDER]: try out what runs need of this machine: ok, warning or fault, with the remedy",
     "checkpoint": "checkpoint inspect|verify RUN: what checkpoints hold and whether they are whole; export, import",

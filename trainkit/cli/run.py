@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,21 @@ def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
     if problems:
         raise ConfigError(problems)
     return config, settings, replace(cluster, fewer=fitting(settings, cluster))
+
+
+def quietly(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:
+    """Such a run, within a command that has another purpose. What it says is shown only if it fails."""
+    from trainkit import front
+
+    others = [signal.Signals[f"SIG{name}"] for name in settings.run.signals]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *others)}
+    with redirect_stdout(io.StringIO()) as said:
+        code = front.run(config, settings, cluster, words)
+    for number, handler in handlers.items():  # the front's ask a job to stop that has ended
+        signal.signal(number, handler)
+    if code != EXIT_DONE:
+        say(said.getvalue(), error=True)
+    return code
 
 
 def _of_members(members: Mapping[int, Sequence[str]], root: str, words: Sequence[str]) -> Iterator[Problem]:

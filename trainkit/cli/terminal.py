@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from trainkit.errors import Problem
@@ -26,13 +27,20 @@ def title(text: str) -> None:
 
 
 def show_rows(rows: Iterable[tuple[str, str]], width: int = 0) -> None:
-    """Names in bold and what is to be said of each, in two columns; the second wraps within itself."""
+    """Names in bold and what is to be said of each, in two columns; the second wraps within itself. Where the names
+    leave it less than a third of the terminal, it is below them."""
+    console, listed = _console(), [*rows]
+    if 3 * max((len(name) for name, _ in listed), default=0) > 2 * console.width:
+        for name, text in listed:
+            console.print(f"  [bold]{escape(name)}[/bold]", soft_wrap=True)
+            console.print(Padding(escape(text), (0, 0, 0, 6)))
+        return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True, min_width=width)
     grid.add_column(overflow="fold")
-    for name, text in rows:
+    for name, text in listed:
         grid.add_row(f"  {escape(name)}", escape(text))
-    _console().print(grid)
+    console.print(grid)
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -9,23 +9,20 @@ those of any two strategies can be compared, one after the other and in this pro
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import shlex
 import shutil
-import signal
 import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.checkpoint.manifest import committed, read_manifest, step_folder
-from trainkit.cli.run import prepare
+from trainkit.cli.run import prepare, quietly
 from trainkit.cli.terminal import say, show_rows, title
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, ConfigError, Problem
 from trainkit.protocols import Cluster
@@ -75,7 +72,7 @@ def main(words: Sequence[str]) -> int:
     planned = plan(sides, words[2:], (a, b))
     for side, arguments in zip(sides, planned, strict=True):
         say(f"training {side}")
-        code = train(*arguments)
+        code = quietly(*arguments)
         if code != EXIT_DONE:
             say(f"{side} did not get to its end; its folder is left in {where}", error=True)
             return code
@@ -115,21 +112,6 @@ def spelt_out(side: str) -> Iterator[str]:
         yield f"launcher.ranks={ranks}"
     for word in re.split(r",(?=[\w.]+=)", more) if more else ():
         yield word if "." in word.partition("=")[0] else f"strategy.{word}"
-
-
-def train(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:
-    """One run. What it says is shown only if it fails."""
-    from trainkit import front
-
-    others = [signal.Signals[f"SIG{name}"] for name in settings.run.signals]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *others)}
-    with redirect_stdout(io.StringIO()) as said:
-        code = front.run(config, settings, cluster, words)
-    for number, handler in handlers.items():  # the front's ask a job to stop that has ended
-        signal.signal(number, handler)
-    if code != EXIT_DONE:
-        say(said.getvalue(), error=True)
-    return code
 
 
 def differences(a: Path, b: Path) -> Iterator[Difference]:

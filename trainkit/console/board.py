@@ -60,17 +60,20 @@ def _head(events: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], atte
 
 
 def _table(ranks: Sequence[Standing], slow: dict[int, dict[str, Any]], since: float, fit: int) -> Table:
+    gpus = any(rank.gpu is not None for rank in ranks)
     table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("rank", "host", "step", "doing", "for", "s/step", "memory", ""):
-        table.add_column(name, justify="right" if name in ("rank", "step", "for", "s/step", "memory") else "left")
+    for name in ("rank", "host", "step", "doing", "for", "s/step", "waits", "memory", *(["GPU"] if gpus else []), ""):
+        table.add_column(name, justify="left" if name in ("host", "doing", "") else "right")
     ahead = max((rank.step for rank in ranks), default=0)
     shown = ranks
     if len(ranks) > fit:
         shown = sorted(ranks, key=lambda rank: (rank.rank not in slow, rank.step, -rank.age))[: fit - 1]
     for rank in shown:
+        held = (rank.memory, rank.gpu) if gpus else (rank.memory,)
         table.add_row(
             *(str(rank.rank), rank.host, str(rank.step), rank.section, duration(rank.age + since)),
-            *("" if rank.pace is None else f"{rank.pace:.3g}", f"{rank.memory / 2**30:.1f} GiB"),
+            *("" if seconds is None else f"{seconds:.3g}" for seconds in (rank.pace, rank.wait)),
+            *("" if count is None else f"{count / 2**30:.1f} GiB" for count in held),
             Text(_remark(rank, slow.get(rank.rank), ahead), style="yellow"),
         )
     if len(shown) < len(ranks):

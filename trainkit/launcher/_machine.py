@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import Counter
 from pathlib import Path
 
 
@@ -23,7 +24,7 @@ def gpu_names() -> list[str]:
     return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def gpu_memory() -> int:
+def least_gpu() -> int:
     """Bytes of the GPU with the least, visible or not; 0 where there is none."""
     return min((memory for _, memory in _gpus()), default=0)
 
@@ -41,6 +42,27 @@ def _gpus() -> list[tuple[str, int]]:
         return [(str(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total)) for h in handles]
     finally:
         pynvml.nvmlShutdown()
+
+
+def gpu_memory() -> dict[int, int]:
+    """Bytes of GPU memory that each process holds, by its number, as far as the driver tells: in a container of its own
+    it names none that this machine would know by that."""
+    import pynvml
+
+    held = Counter[int]()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return {}
+    try:
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(number)):
+                held[process.pid] += process.usedGpuMemory or 0  # None where the driver does not count
+    except pynvml.NVMLError:  # a GPU that does not answer is told of elsewhere
+        pass
+    finally:
+        pynvml.nvmlShutdown()
+    return {pid: used for pid, used in held.items() if used}
 
 
 def driver() -> str | None:

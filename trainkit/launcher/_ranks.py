@@ -10,7 +10,6 @@ A process that outlives an attempt may stay for the next one (`keep`), and a spa
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -27,7 +26,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 from trainkit.errors import EXIT_FAILED, EXIT_STOPPED
+from trainkit.launcher import _machine
 from trainkit.launcher._deaths import Deaths
+from trainkit.launcher._family import adopt
 from trainkit.launcher._post import Order, Post, write_to
 from trainkit.launcher._warm import WarmUp
 from trainkit.protocols import Outcome
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
 HOST = "127.0.0.1"
-PR_SET_CHILD_SUBREAPER = 36
 GLANCE_S, DUMP_S, KILL_S = 0.02, 3.0, 30
 GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
@@ -66,6 +66,14 @@ class Part(NamedTuple):
     size: int
     address: str
     port: int
+
+
+class Place(NamedTuple):
+    """On which host a rank is, and how many bytes it holds there, and of GPUs: None where that is not known."""
+
+    host: str
+    memory: int
+    gpu: int | None
 
 
 @dataclass(slots=True)
@@ -111,8 +119,7 @@ class Ranks:
     are visible here, by its number, where there are some. Linux only."""
 
     def __init__(self, work: Work, spares: int) -> None:
-        # Loaders that a killed rank leaves behind become children of this process, where `keep` finds them.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        adopt()  # loaders that a killed rank leaves behind, so that `keep` finds them
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others ask the agent for a checkpoint
         self._work, self._wanted = work, spares
         self._members: dict[int, Member] = {}
@@ -225,10 +232,10 @@ class Ranks:
         """Seconds of processor time that each rank has used."""
         return [member.cpu() for member in self._members.values()]
 
-    def places(self) -> list[tuple[str, int]]:
-        """On which host each rank is, and how many bytes it holds."""
-        host = socket.gethostname()
-        return [(host, member.memory()) for _, member in sorted(self._members.items())]
+    def places(self) -> list[Place]:
+        """Where each rank is, and what it holds."""
+        host, gpus = socket.gethostname(), _machine.gpu_memory()
+        return [Place(host, m.memory(), gpus.get(m.pid)) for _, m in sorted(self._members.items())]
 
     def stopped(self) -> list[int]:
         """The ranks whose process was stopped by a signal."""

@@ -3,7 +3,6 @@ Train, and others in their place as long as the agent lives; it ends when they w
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -12,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainkit.errors import EXIT_DONE, EXIT_FAILED
+from trainkit.launcher._family import follow_parent
 from trainkit.launcher._order import TOKEN
 from trainkit.launcher._ray_cluster import connect
 from trainkit.runfolder import OWNER, OWNER_FILE
 
-PR_SET_PDEATHSIG = 1
 PASSED_ON = (TOKEN, OWNER, OWNER_FILE)
 TUNED = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a keeper is where the recipes are
@@ -27,10 +26,8 @@ ELASTIC = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
 
 
 def main(words: Sequence[str]) -> int:
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        return EXIT_FAILED  # the agent died before the signal was armed
+    if not follow_parent(signal.SIGTERM):
+        return EXIT_FAILED
     wanted, keeper = json.loads(words[0]), [*words[2:]]
     least, most = wanted["workers"]
     for name, value in (TUNED | (ELASTIC if least < most else {})).items():

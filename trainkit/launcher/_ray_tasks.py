@@ -6,7 +6,6 @@ nobody knows whether the command is: the same sweep goes on with it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.errors import EXIT_FAILED, EXIT_STOPPED
+from trainkit.launcher._family import start_child
 from trainkit.launcher._ray_cluster import connect
 from trainkit.runfolder import RunFolder, own
 
-PR_SET_PDEATHSIG = 1
 FIELDS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 """What Ray has options for."""
 
@@ -92,15 +91,14 @@ def work(words: Sequence[str], root: str, told: Mapping[str, Any]) -> int:
     around = {**os.environ}
     if not told["gpus"]:  # Ray leaves those of the node visible
         around["CUDA_VISIBLE_DEVICES"] = ""
-    libc = ctypes.CDLL(None)
     with folder.said.open("ab") as out:
-        command = subprocess.Popen(
+        command = start_child(
             [sys.executable, "-m", "trainkit", *words],
+            signal.SIGTERM,
             cwd=place(told["folder"]),
             env=around,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
         )
     return command.wait()

@@ -7,7 +7,6 @@ their ranks save and leave.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -22,9 +21,9 @@ import ray
 from ray.train.backend import Backend, BackendConfig
 
 from trainkit.errors import TrainkitError
+from trainkit.launcher._family import start_child
 from trainkit.launcher._seat import GROUP, HOST, NUMBER, SIZE, SLOT
 
-PR_SET_PDEATHSIG = 1
 LEAVE_S, LOOK_S = 120.0, 0.1
 
 keepers: list[subprocess.Popen[bytes]] = []
@@ -81,14 +80,8 @@ def work(told: Mapping[str, Any]) -> None:
     around = os.environ | told["environment"]
     if not told["gpus"]:  # Ray leaves those of the node visible
         around["CUDA_VISIBLE_DEVICES"] = ""
-    libc = ctypes.CDLL(None)
-    keeper = subprocess.Popen(
-        [sys.executable, *told["keeper"]],
-        env=around,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
-    )
+    command = [sys.executable, *told["keeper"]]
+    keeper = start_child(command, signal.SIGKILL, env=around, cwd=folder, stdin=subprocess.DEVNULL)
     keepers.append(keeper)
     try:
         code = keeper.wait()

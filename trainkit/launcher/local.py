@@ -3,7 +3,6 @@ same command is given, each has a keeper of ranks (trainkit/nodes.py, guest.py).
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -20,13 +19,12 @@ from pydantic import Field
 
 from trainkit.errors import Problem, TrainkitError
 from trainkit.launcher import _hosts, _machine
+from trainkit.launcher._family import adopt
 from trainkit.launcher._order import Order
 from trainkit.launcher._visit import Visit
 from trainkit.launcher._watched import Watched
 from trainkit.protocols import Cluster, Job, Strategy
 from trainkit.runfolder import RunFolder, own_here
-
-PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +148,7 @@ class LocalJob:
 
     def __init__(self, agent: subprocess.Popen[bytes]) -> None:
         self._agent = agent
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # such ranks become children of this process
+        adopt()  # such ranks
 
     def poll(self) -> int | None:
         code = self._agent.poll()

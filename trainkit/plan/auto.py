@@ -54,7 +54,7 @@ def _cluster(words: Sequence[str]) -> Cluster:
 
 def _site(cluster: Cluster) -> Site:
     """The GPUs here, which those of the other nodes are taken to be like."""
-    names, memory = _machine.gpu_names(), _machine.gpu_memory()
+    names, memory = _machine.gpu_names(), _machine.least_gpu()
     if not names or not memory:
         told = "there is no GPU here to look at"
         raise ConfigError(

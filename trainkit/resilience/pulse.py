@@ -8,23 +8,24 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from trainkit.resilience.stop import StopFlag
 
 Section = Literal["starting", "training", "evaluating", "saving", "finishing", "rescuing", "standing", "leaving"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
-_BEAT = struct.Struct("qqd")
+_BEAT = struct.Struct("qqdd")
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
     """What was last heard of a rank: in `step` (1-based; 0 before the first), doing `section`, since `at` (seconds of
-    the machine's monotonic clock)."""
+    the machine's monotonic clock); `waited`: seconds for which it has waited for data, in all."""
 
     step: int
     section: Section
     at: float
+    waited: float = 0.0
 
 
 class Pulse:
@@ -38,23 +39,33 @@ class Pulse:
         """An attempt of `ranks` ranks."""
         self._ranks = ranks
         for rank in range(ranks):
-            self.beat(rank, 0, "starting")
+            self.beat(rank, 0, "starting", 0.0)
 
-    def beat(self, rank: int, step: int, section: Section, at: float | None = None) -> None:
-        """`at`: when, where that is not now: the agent of several machines passes on what it hears."""
+    def beat(
+        self, rank: int, step: int, section: Section, waited: float | None = None, at: float | None = None
+    ) -> None:
+        """`waited`: None for what it was; `at`: when, where that is not now: the agent of several machines passes on
+        what it hears."""
         at = time.monotonic() if at is None else at
-        _BEAT.pack_into(self._memory, rank * _BEAT.size, step, SECTIONS.index(section), at)
+        waited = self.read(rank).waited if waited is None else waited
+        _BEAT.pack_into(self._memory, rank * _BEAT.size, step, SECTIONS.index(section), at, waited)
 
     def read(self, rank: int) -> Beat:
-        step, section, at = _BEAT.unpack_from(self._memory, rank * _BEAT.size)
-        return Beat(step, SECTIONS[section], at)
+        step, section, at, waited = _BEAT.unpack_from(self._memory, rank * _BEAT.size)
+        return Beat(step, SECTIONS[section], at, waited)
 
     def all(self) -> list[Beat]:
         """The last beat of every rank."""
         return [self.read(rank) for rank in range(self._ranks)]
 
 
-def unheard(step: int, section: Section) -> None:
+class Tell(Protocol):
+    """What a rank is told by: see `Pulse.beat`."""
+
+    def __call__(self, step: int, section: Section, waited: float | None = None) -> None: ...
+
+
+def unheard(step: int, section: Section, waited: float | None = None) -> None:
     """The beat of a rank that nobody watches."""
 
 
@@ -68,5 +79,5 @@ class Lifeline:
     its first one, so that all that it needs is imported."""
 
     stop: StopFlag
-    beat: Callable[[int, Section], None] = unheard
+    beat: Tell = unheard
     trains: Callable[[], None] = unnoted

@@ -6,9 +6,7 @@ A member goes on from what is in its folder. When this process dies, its members
 
 from __future__ import annotations
 
-import ctypes
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +15,7 @@ from types import FrameType
 from typing import Protocol
 
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from trainkit.launcher._family import start_child
 from trainkit.resilience.lock import until_free
 from trainkit.runfolder import RunFolder
 from trainkit.sweep.member import Member, Result, evaluations, result
@@ -24,7 +23,6 @@ from trainkit.sweep.record import Asked, SweepFolder
 from trainkit.sweep.sampler import Sampler
 from trainkit.tail import Tail
 
-PR_SET_PDEATHSIG = 1
 LOOK_S = 0.2
 
 
@@ -181,12 +179,8 @@ class Child:
     why = ""
 
     def __init__(self, words: Sequence[str]) -> None:
-        libc = ctypes.CDLL(None)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainkit", *words],
-            start_new_session=True,
-            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
-        )
+        command = [sys.executable, "-m", "trainkit", *words]
+        self._process = start_child(command, signal.SIGTERM, start_new_session=True)
 
     def poll(self) -> int | None:
         return self._process.poll()

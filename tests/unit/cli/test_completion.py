@@ -45,6 +45,8 @@ def test_commands_keys_and_choices(shell: str, tmp_path: Path) -> None:
     assert offered(shell, "trainkit recipe=mine train.st", tmp_path) == {"train.steps="}
     files = {"conf/"} if shell == "fish" else set()  # fish offers them beside the words
     assert offered(shell, "trainkit jobs ", tmp_path) - files == {"ls", "status", "logs", "wait", "stop"}
+    assert offered(shell, "trainkit ray ", tmp_path) - files == {"submit", "status", "logs", "stop", "render"}
+    assert offered(shell, "trainkit completion ", tmp_path) - files == {*SHELLS}
     assert "strategy.timeout_s=" in offered(shell, "trainkit validate recipe=mine stra", tmp_path)
 
 

@@ -12,14 +12,16 @@ import yaml
 
 from tests.unit.audit.conftest import made
 from trainkit.cli.examples import EXAMPLES
+from trainkit.cli.help import details
 from trainkit.cli.main import COMMANDS, main
 from trainkit.cli.run import prepare
+from trainkit.cli.subcommand import WITH
 from trainkit.runfolder import RunFolder
 
 __all__ = ["made"]
 
 Capture = pytest.CaptureFixture[str]
-STARTS_RANKS = {"verify", "doctor", "profile", "plan"}
+STARTS_RANKS = {"verify", "doctor", "profile", "plan", "sweep"}
 NEEDS_A_STORE = {"promote"}  # of MLflow: tests/unit/cli/test_promote.py gives the same words
 SHOWN = {
     "audit runs/a": "goodput ",
@@ -57,8 +59,22 @@ def test_every_command_has_an_example_and_help_shows_it(capsys: Capture) -> None
     for name, examples in EXAMPLES.items():
         assert main([name, "--help"]) == 0
         out = capsys.readouterr().out
-        assert [words for words in examples if f"  {words}" not in out] == []
-        assert "keys and their defaults" not in out  # this command's, not everything
+        assert [words for words in examples if f"  {words} " not in out] == []
+        assert "llm_finetune" not in out  # this command's, not those of everything
+
+
+def test_the_commands_with_subcommands_are_known_without_importing_the_others() -> None:
+    assert {name for name in COMMANDS if details(name).get("subcommands")} == {*WITH}
+
+
+@pytest.mark.parametrize("name", WITH)
+def test_help_lists_subcommands_as_they_are_called(name: str, capsys: Capture) -> None:
+    """Those that are called as they are told, or what is not known is told with all that there are."""
+    assert main([name, "--help"]) == 0
+    listed = [line.split()[:2] for line in capsys.readouterr().out.partition("subcommands\n")[2].splitlines()]
+    assert main([name, "nothing"]) == 2
+    told = capsys.readouterr().err
+    assert listed and [words for words in listed if words[1] not in told] == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -41,3 +43,47 @@ def test_cores_are_those_this_process_may_use() -> None:
 def test_hidden_gpus_do_not_count(visible: str | None, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As CUDA reads CUDA_VISIBLE_DEVICES: the list ends at the first index that is none."""
     assert _machine.visible(["A", "B"], visible) == names
+
+
+class Twin(ModuleType):
+    """The driver of two GPUs as nvidia-ml-py shows it; processes of each, and what they hold."""
+
+    class NVMLError(Exception): ...
+
+    held: ClassVar[list[list[tuple[int, int | None]]]] = [[(7, 2**30), (8, None)], [(7, 2**20)]]
+
+    def __init__(self, answers: int) -> None:
+        super().__init__("pynvml")
+        self.answers, self.open = answers, 0
+
+    def nvmlInit(self) -> None:
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.held)
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        return number
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[SimpleNamespace]:
+        if handle >= self.answers:
+            raise self.NVMLError("GPU is lost")
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.held[handle]]
+
+
+@pytest.mark.parametrize(("answers", "held"), [(2, {7: 2**30 + 2**20}), (1, {7: 2**30}), (0, {})])
+def test_memory_of_gpus_is_that_of_each_process(
+    answers: int, held: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = Twin(answers)
+    monkeypatch.setitem(sys.modules, "pynvml", twin)
+    assert _machine.gpu_memory() == held
+    assert twin.open == 0
+
+
+def test_without_a_driver_no_memory_of_gpus_is_known() -> None:
+    if _machine.driver() is None:
+        assert _machine.gpu_memory() == {}

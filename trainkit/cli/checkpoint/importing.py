@@ -18,6 +18,7 @@ import yaml
 from trainkit.cli.checkpoint.words import parse
 from trainkit.cli.run import prepare
 from trainkit.cli.terminal import say, size
+from trainkit.cli.words import whole
 from trainkit.config import newest
 from trainkit.errors import EXIT_DONE, ConfigError, Problem, TrainkitError
 from trainkit.foreign.formats import FORMATS, recognise
@@ -33,7 +34,7 @@ def main(words: Sequence[str]) -> int:
     choices = {"--format": tuple(FORMATS), "--step": None}
     plain, given = parse("import", words, 2, choices, ["--weights-only"], more=True)
     source, run, keys = Path(plain[0]).expanduser().absolute(), plain[1], plain[2:]
-    step = number(given.get("--step"))
+    step = whole(given, "--step", 0)
     chosen = recognise(source, given.get("--format"))
     config, settings, _ = prepare([*keys, f"run.dir={run}"])
     folder = RunFolder(Path(settings.run.dir))
@@ -44,12 +45,6 @@ def main(words: Sequence[str]) -> int:
     say(f"{made.path}: step {made.step}, {size(made.bytes)}, from {chosen} {source}")
     say(f"to go on from it: python -m trainkit {shlex.join([*keys, f'run.dir={run}'])}")
     return EXIT_DONE
-
-
-def number(text: str | None) -> int | None:
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
-    raise ConfigError([Problem("--step", text, "should be a whole number of optimizer steps")])
 
 
 def bring(settings: Settings, source: Path, chosen: str, step: int | None, weights_only: bool) -> Saved:

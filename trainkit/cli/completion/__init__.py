@@ -6,23 +6,29 @@ the working directory by the shell.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
-from trainkit.cli.help import keys
+from trainkit.cli.help import details, keys
 from trainkit.cli.main import COMMANDS
+from trainkit.cli.subcommand import WITH
 from trainkit.config.bundle import GROUPS, bundle
 from trainkit.config.suggest import suggest
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
 
 SHELLS = ("bash", "zsh", "fish")
-CONFIGURED = ("validate", "config", "verify")
+CONFIGURED = ("validate", "config", "verify", "profile", "sweep")
 """The commands that take the words of a run."""
-SUBCOMMANDS = {"checkpoint": ("inspect", "verify", "export", "import"), "mlflow": ("sync",), "completion": SHELLS}
+DETAILS = {
+    "subcommands": {
+        "completion bash": 'in ~/.bashrc: eval "$(trainkit completion bash)"',
+        "completion zsh": 'in ~/.zshrc, after compinit: eval "$(trainkit completion zsh)"',
+        "completion fish": "in ~/.config/fish/config.fish: trainkit completion fish | source",
+    }
+}
 
 
 def main(words: Sequence[str]) -> int:
@@ -51,9 +57,8 @@ def script(shell: str) -> str:
 
 def subcommands_of() -> Iterator[tuple[str, Sequence[str]]]:
     """Of the commands that have some."""
-    yield from SUBCOMMANDS.items()
-    for name in ("jobs", "runs", "slurm"):
-        yield name, [*importlib.import_module(f"trainkit.cli.{name}").SUBCOMMANDS]
+    for name in WITH:
+        yield name, [call.split()[1] for call in details(name)["subcommands"]]
 
 
 def run_words() -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainkit.cli.jobs import usage
 from trainkit.cli.jobs.state import one, standings
+from trainkit.cli.words import split
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
 from trainkit.runfolder import RunFolder
 from trainkit.tail import Tail
@@ -17,18 +18,11 @@ LOOK_S, ASK_S = 0.5, 5.0
 
 
 def main(words: Sequence[str]) -> int:
-    left, rank, follow = [*words], None, False
-    if "-f" in left:
-        left.remove("-f")
-        follow = True
-    if "--rank" in left:
-        at = left.index("--rank")
-        if not left[at + 1 : at + 2] or not left[at + 1].isdigit():
-            raise usage("logs")
-        rank = int(left[at + 1])
-        del left[at : at + 2]
-    root = one(left, "logs")
-    reader = Reader(root, rank)
+    plain, given, wrong = split(words, {"--rank": None}, ["-f"])
+    if wrong or not given.get("--rank", "0").isdecimal():
+        raise usage("logs")
+    root, follow = one(plain, usage("logs")), "-f" in given
+    reader = Reader(root, int(given["--rank"]) if "--rank" in given else None)
     if not reader.show() and not follow:
         hint = "one that was started by hand wrote to its terminal; --rank 0 shows what the first rank wrote"
         raise ConfigError([Problem("", "", f"there is no log of this run in {root / 'logs'}", hint)])

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainkit.cli.jobs import usage
 from trainkit.errors import ConfigError, Problem
 from trainkit.launcher import _control, _submit
 from trainkit.launcher._control import JobState
@@ -129,10 +128,10 @@ def runs(folder: Path) -> Iterator[Path]:
     yield from sorted(found - parents, key=lambda path: path.stat().st_mtime)
 
 
-def one(words: Sequence[str], name: str) -> Path:
-    """The run folder that `words` of `jobs NAME` are."""
+def one(words: Sequence[str], usage: ConfigError) -> Path:
+    """The run folder that `words` are; `usage`: what is raised where they are anything else."""
     if len(words) != 1 or words[0].startswith("-"):
-        raise usage(name)
+        raise usage
     root = Path(words[0]).absolute()
     if not any((root / file).is_file() for file in ("config.yaml", "job.json", "sweep.json")):
         found = f"{root} is no run folder: it has no config.yaml, job.json or sweep.json"

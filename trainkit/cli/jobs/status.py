@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainkit.cli.jobs import usage
 from trainkit.cli.jobs.state import one, runs, standings
 from trainkit.cli.terminal import say, show_rows
 from trainkit.console import TOLD, describe
@@ -14,7 +15,7 @@ LAST = 12
 
 
 def main(words: Sequence[str]) -> int:
-    for standing in standings([*runs(one(words, "status"))]):
+    for standing in standings([*runs(one(words, usage("status")))]):
         root = standing.folder.root
         rows = [("state", f"{standing.state}  {standing.note}".rstrip()), ("step", str(standing.step))]
         rows += [("job", standing.job)] if standing.job else []

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainkit.cli.jobs import usage
 from trainkit.cli.jobs.state import Standing, one, runs, standings
 from trainkit.cli.terminal import say
 from trainkit.errors import EXIT_DONE, EXIT_FAILED
@@ -14,7 +15,7 @@ from trainkit.runfolder import RunFolder
 
 
 def main(words: Sequence[str]) -> int:
-    root = one(words, "stop")
+    root = one(words, usage("stop"))
     found = [*runs(root)]
     if found != [root] and (array := _submit.read(RunFolder(root)).get("job")):  # members that have not begun
         _control.command("scancel", "--state=PENDING", array)

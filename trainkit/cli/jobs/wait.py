@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from trainkit.cli.jobs import usage
 from trainkit.cli.jobs.state import one, runs, standings
 from trainkit.cli.terminal import say
 from trainkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
@@ -15,7 +16,7 @@ CODES = {"done": EXIT_DONE, "stopped": EXIT_STOPPED, "refused": EXIT_CONFIG}
 
 
 def main(words: Sequence[str]) -> int:
-    root = one(words, "wait")
+    root = one(words, usage("wait"))
     while True:
         found = standings([*runs(root)] or [root])
         if not any(standing.goes_on for standing in found):

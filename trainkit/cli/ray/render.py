@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import yaml
 
-from trainkit.cli.ray import option, under_ray, usage
-from trainkit.cli.run import prepare
-from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.cli.ray import usage
+from trainkit.cli.under import prepare_under, under
+from trainkit.cli.words import parse
+from trainkit.errors import EXIT_DONE
 from trainkit.launcher import _ray_manifest
 from trainkit.launcher.ray import Ray
 
@@ -25,12 +26,9 @@ def main(words: Sequence[str]) -> int:
 
 def rendered(kind: str, words: Sequence[str]) -> str:
     """The file, of a run that is checked."""
-    left = [*words]
-    image = option(left, "--image", _ray_manifest.IMAGE)
-    run = under_ray(left)
-    config, settings, cluster = prepare(run)
-    if not isinstance(settings.launcher, Ray):
-        raise ConfigError([Problem("launcher", "ray", "is another component here", "rename your own")])
-    wanted = settings.launcher.wanted(cluster)
+    plain, given = parse(words, {"--image": None})
+    run = under("ray", plain)
+    config, _, cluster, launcher = prepare_under(Ray, run)
+    wanted, image = launcher.wanted(cluster), given.get("--image", _ray_manifest.IMAGE)
     made = _ray_manifest.job if kind == "rayjob" else _ray_manifest.cluster
     return _ray_manifest.HEADS[kind] + yaml.safe_dump(made(config, run, wanted, image), sort_keys=False, width=120)

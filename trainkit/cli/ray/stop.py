@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainkit.cli.jobs.state import one
+from trainkit.cli.ray import usage
 from trainkit.cli.terminal import say
 from trainkit.errors import EXIT_DONE
 from trainkit.launcher import _ray_jobs
@@ -12,7 +13,7 @@ from trainkit.runfolder import RunFolder
 
 
 def main(words: Sequence[str]) -> int:
-    folder = RunFolder(one(words, "stop"))
+    folder = RunFolder(one(words, usage("stop")))
     job, address = _ray_jobs.known(folder)
     info = _ray_jobs.told(address, job)
     if str(info.status.value) in _ray_jobs.ENDS:

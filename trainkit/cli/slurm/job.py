@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.checkpoint.manifest import committed
-from trainkit.cli.run import prepare
-from trainkit.cli.slurm import under_slurm
 from trainkit.cli.terminal import say
+from trainkit.cli.under import prepare_under, under
 from trainkit.errors import EXIT_FAILED, ConfigError, Fenced, Problem
 from trainkit.launcher import _control, _submit
 from trainkit.launcher._sbatch import WARNING
@@ -40,10 +39,8 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError([Problem("", "", "slurm job: this is no Slurm job", hint)])
     words = completed(words, job)
     with warm_agent():
-        config, settings, cluster = prepare(words)
-        if not isinstance(settings.launcher, Slurm):
-            raise ConfigError([Problem("launcher", "slurm", "is another component here", "rename your own")])
-        life = Life(job, RunFolder(Path(settings.run.dir)), settings, settings.launcher)
+        config, settings, cluster, launcher = prepare_under(Slurm, words)
+        life = Life(job, RunFolder(Path(settings.run.dir)), settings, launcher)
         try:
             if not life.begin(words):
                 return EXIT_FAILED
@@ -64,7 +61,7 @@ def completed(words: Sequence[str], job: Job) -> list[str]:
     added = [] if any(word.startswith("run.dir=") for word in words) else [f"run.dir=runs/slurm_{job.number}"]
     if not any(word.startswith("launcher.nodes=") for word in words):
         added.append(f"launcher.nodes={os.environ['SLURM_JOB_NUM_NODES']}")
-    return under_slurm(words, *added, "launcher.submit=false")
+    return under("slurm", words, *added, "launcher.submit=false")
 
 
 def warned(settings: Settings) -> Settings:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from trainkit.cli.run import prepare
-from trainkit.cli.slurm import under_slurm
-from trainkit.errors import EXIT_DONE, ConfigError, Problem
+from trainkit.cli.under import prepare_under, under
+from trainkit.errors import EXIT_DONE, ConfigError
 from trainkit.launcher import _takeover
 from trainkit.launcher._sbatch import Script
 from trainkit.launcher._submit import script
@@ -21,10 +20,8 @@ def main(words: Sequence[str]) -> int:
 
 def rendered(words: Sequence[str], python: str = sys.executable, *, by_hand: bool) -> Script:
     """The script of a run that is checked."""
-    words = under_slurm(words, "launcher.submit=true")  # a job that this may be typed in does not matter
-    config, settings, cluster = prepare(words)
-    if not isinstance(settings.launcher, Slurm):
-        raise ConfigError([Problem("launcher", "slurm", "is another component here", "rename your own")])
-    if by_hand and settings.launcher.restart == "chain":
+    words = under("slurm", words, "launcher.submit=true")  # a job that this may be typed in does not matter
+    config, _, cluster, launcher = prepare_under(Slurm, words)
+    if by_hand and launcher.restart == "chain":
         raise ConfigError([_takeover.NO_CHAIN])
-    return script(settings.launcher, config, words, cluster, python, by_hand)
+    return script(launcher, config, words, cluster, python, by_hand)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainkit.cli import run
-from trainkit.cli.slurm import under_slurm
+from trainkit.cli.under import under
 
 
 def main(words: Sequence[str]) -> int:
-    return run.main(under_slurm(words, "launcher.submit=true"))
+    return run.main(under("slurm", words, "launcher.submit=true"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trainkit.cli.jobs.state import standings
 from trainkit.cli.sweep.checked import checked
-from trainkit.cli.sweep.options import options
+from trainkit.cli.sweep.options import DETAILS, options
 from trainkit.cli.sweep.parent import close
 from trainkit.cli.sweep.table import show
 from trainkit.cli.terminal import say, title
@@ -26,6 +26,8 @@ from trainkit.sweep.member import Member, Result
 from trainkit.sweep.record import Asked, SweepFolder
 from trainkit.sweep.running import Here, Members, Place, Requests
 from trainkit.sweep.sampler import Grid, Sampler
+
+__all__ = ["DETAILS", "main"]
 
 
 def main(words: Sequence[str]) -> int:

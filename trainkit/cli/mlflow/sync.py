@@ -1,4 +1,4 @@
-"""mlflow sync RUN [RUN ...] [tracker.uri=URI]: send what the tracker has missed of run folders."""
+"""mlflow sync: send what the tracker has missed of run folders, to where the run meant to, or to tracker.uri."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import replace
 import yaml
 
 from trainkit import front
+from trainkit.cli.mlflow import usage
 from trainkit.cli.place import run_folders
 from trainkit.cli.terminal import say
 from trainkit.config import build
-from trainkit.errors import EXIT_DONE, ConfigError, Problem, TrainkitError
+from trainkit.errors import EXIT_DONE, ConfigError, TrainkitError
 from trainkit.runfolder import RunFolder, read_lines
 from trainkit.tracker.follower import Status, reason, sync
 
@@ -19,12 +20,11 @@ URI = "tracker.uri="
 
 
 def main(words: Sequence[str]) -> int:
-    roots = [word for word in words[1:] if not word.startswith(URI)]
-    if not roots or words[0] != "sync":
-        usage = "the command is: mlflow sync RUN [RUN ...] [tracker.uri=URI]"
-        raise ConfigError([Problem("", "", usage, "RUN is a run folder; URI: where to, if not where the run meant to")])
+    roots = [word for word in words if not word.startswith(URI)]
+    if not roots:
+        raise usage("sync")
     folders = run_folders(roots)
-    uris = [word.removeprefix(URI) for word in words[1:] if word.startswith(URI)]
+    uris = [word.removeprefix(URI) for word in words if word.startswith(URI)]
     for folder in folders:
         say(f"{folder.root}: {_sync(folder, uris)}")
     return EXIT_DONE

@@ -67,7 +67,7 @@ def test_help_is_given_wherever_it_is_asked_for(words: list[str], capsys: Captur
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_after_a_command_is_about_it(command: str, capsys: Capture) -> None:
     text = said(capsys, command, "--help")
-    assert text.startswith(f"{command}") and "usage:" not in text
+    assert text.startswith(f"python -m trainkit {command}: ") and "usage:" not in text
 
 
 def test_version(capsys: Capture) -> None:

@@ -50,7 +50,10 @@ def test_the_reference_is_clipped_and_learns(reference: Path) -> None:
 TOGETHER = WHOLE + DIVIDED
 """Proved again below with everything switched on, which leaves the curve alone as a drill."""
 
-SLOW = [*TOGETHER, *(cell for cell in CELLS if cell[1] > 4)]
+OTHERS = [("tensor", 4), ("tensor-loss", 4), ("zero3", 4), ("mesh-context-tensor", 4), ("mesh-replicas-tensor", 4)]
+"""Combinations of what is proved by itself."""
+
+SLOW = [*TOGETHER, *OTHERS, *(cell for cell in CELLS if cell[1] > 4)]
 
 
 @pytest.mark.proves("clipping", "CPU offload")
@@ -74,7 +77,11 @@ def test_accumulation_does_not_change_the_curve(
 
 @pytest.mark.proves("checkpointing", "compile", strategy="local")
 @pytest.mark.parametrize(
-    "option", [{"activation_checkpointing": True}, {"compile": True}, {"workers": 2}, {"log_every": 1}]
+    "option",
+    [
+        *({"activation_checkpointing": True}, {"workers": 2}, {"log_every": 1}),
+        pytest.param({"compile": True}, marks=(pytest.mark.slow, pytest.mark.drill)),
+    ],
 )
 def test_how_it_is_computed_does_not_change_the_curve(
     option: dict[str, Any], pool: Pool, reference: Path, tmp_path: Path

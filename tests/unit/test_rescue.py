@@ -230,7 +230,7 @@ def test_whoever_watches_knows_of_the_fault_before_the_save_in_flight_is_waited_
     t = trainer(tmp_path, steps=STEPS, checkpoint={"every": 2})
     go, heard = held(t), list[str]()
 
-    def beat(step: int, section: Section) -> None:
+    def beat(step: int, section: Section, waited: float = 0.0) -> None:
         heard.append(section)
         if section == "rescuing":
             go.set()  # or it would be waited for for ever

@@ -20,7 +20,7 @@ def run(root: Path, url: str | None = URL, attempt: int = 1, at: Callable[[int, 
     root.mkdir(exist_ok=True)
     flag = StopFlag()
 
-    def beat(step: int, section: str) -> None:
+    def beat(step: int, section: str, waited: float = 0.0) -> None:
         if section == "training" and at is not None:
             at(step, flag)
 

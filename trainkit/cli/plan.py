@@ -4,13 +4,6 @@ Every strategy, with usual sizes of its axes: memory of a rank by kind, bytes th
 MFU, or why it does not do; then the best three and the command for the first. No GPU is needed, and nothing is started.
 docs/plan.md has the formulas.
 
-    cluster=8xh100          the machine: a100, h100, h200, cpu, and your own conf/cluster/NAME.yaml; `here` is this one
-    --calibrate             measure this machine first, as cluster=here; alone: measure it only
-    --mtbf-hours H          hours between two failures of a node: the share of time that does not get lost to them
-    --nodes N               on so many nodes (by default those of the cluster)
-    --save-s S              seconds that training stands still for a checkpoint (default 30)
-    --restart-s S           seconds from a failure to the next step (default 300)
-
 The word `cluster` belongs to this command: a run takes the machine as it finds it, and refuses the word. Where nothing
 fits, the table says how much is lacking, and the exit code is 2.
 """
@@ -24,6 +17,16 @@ from trainkit.config.compose import no_recipe
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
 from trainkit.settings import Recovery
 
+DETAILS = {
+    "options": {
+        "cluster=8xh100": "the machine: a100, h100, h200, cpu, and your own conf/cluster/NAME.yaml; here is this one",
+        "--calibrate": "measure this machine first, as cluster=here; alone: measure it only",
+        "--mtbf-hours H": "hours between two failures of a node: the share of time that is not lost to them",
+        "--nodes N": "on so many nodes (by default those of the cluster)",
+        "--save-s S": "seconds that training stands still for a checkpoint (default 30)",
+        "--restart-s S": "seconds from a failure to the next step (default 300)",
+    }
+}
 NUMBERS = {"--mtbf-hours": 0.0, "--nodes": 0.0, "--save-s": 30.0, "--restart-s": 300.0}
 
 

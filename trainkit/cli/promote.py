@@ -1,8 +1,4 @@
-"""promote RUN|MODEL --to ALIAS [--if RULE | --back] [tracker.uri=URI]: move an alias of a registered model.
-
-RUN    a run folder: the model that it has registered last
-MODEL  NAME, NAME@ALIAS or NAME/VERSION; NAME alone is NAME@candidate
-"""
+"""promote RUN|MODEL --to ALIAS [--if RULE | --back] [tracker.uri=URI]: move an alias of a registered model."""
 
 from __future__ import annotations
 
@@ -21,6 +17,18 @@ from trainkit.tracker._several import parts
 from trainkit.tracker.follower import reason
 from trainkit.tracker.mlflow import Mlflow, connect
 
+DETAILS = {
+    "what is promoted": {
+        "RUN": "a run folder: the model that it has registered last (tracker.registry=NAME)",
+        "MODEL": "NAME, NAME@ALIAS or NAME/VERSION; NAME alone is NAME@candidate",
+    },
+    "options": {
+        "--to ALIAS": "which alias it gets",
+        "--if RULE": "only if a metric compares well: 'eval_loss<=champion', 'eval_accuracy>0.9'; else exit code 1",
+        "--back": "instead: give the alias back to the version that had it before",
+        "tracker.uri=URI": "where MLflow is, if not where the run or MLFLOW_TRACKING_URI says",
+    },
+}
 USAGE = "promote RUN|MODEL --to ALIAS [--if RULE | --back] [tracker.uri=URI]"
 MODEL = re.compile(r"([^/:@]+)(?:@([\w.-]+)|/(\d+))?")
 URI = "tracker.uri="

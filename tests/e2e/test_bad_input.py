@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.command import NOT_TRACKED, TRAINKIT, done, environment, summary, trainkit
+from trainkit.cli.main import COMMANDS
 
 RECIPES = ("image_classification", "llm_finetune", "llm_pretrain")
 IMAGES = "recipe=image_classification"
@@ -58,8 +59,7 @@ def test_no_words_and_no_recipe_list_the_recipes(tmp_path: Path) -> None:
     [
         (
             ["vlidate"],
-            "no command vlidate; there are ls, validate, config, verify, env, doctor, checkpoint, audit, sweep, top, "
-            "report, runs, diff, slurm, ray, jobs, completion, mlflow, promote",
+            f"there is no command vlidate; there are {', '.join(COMMANDS)}",
             "did you mean validate?",
         ),
         (

@@ -161,6 +161,7 @@ def test_a_keeper_that_talks_nonsense_is_lost_and_it_is_told_why() -> None:
         wire = Wire.__new__(Wire)  # a pair has no TCP_NODELAY
         here.setblocking(False)
         wire._socket, wire._rest, wire.closed, wire.why = here, b"", False, ""
+        wire.heard = wire._looked = time.monotonic()
         there.sendall(line({"what": "ready"}) + b"nonsense\n")
         assert wire.receive() == [{"what": "ready"}]
         assert (wire.closed, wire.why) == (True, "it sent what is no message")

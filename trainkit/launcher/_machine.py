@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 def cores() -> int:
@@ -29,51 +32,50 @@ def least_gpu() -> int:
     return min((memory for _, memory in _gpus()), default=0)
 
 
-def _gpus() -> list[tuple[str, int]]:
-    """Name and bytes of memory of every NVIDIA GPU."""
+@contextmanager
+def _driver() -> Iterator[Any]:
+    """NVIDIA's, within which it can be asked; None where there is none."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return []
+        yield None
+        return
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [(str(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total)) for h in handles]
+        yield pynvml
     finally:
         pynvml.nvmlShutdown()
+
+
+def _gpus() -> list[tuple[str, int]]:
+    """Name and bytes of memory of every NVIDIA GPU."""
+    with _driver() as nvml:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())] if nvml else []
+        return [(str(nvml.nvmlDeviceGetName(h)), int(nvml.nvmlDeviceGetMemoryInfo(h).total)) for h in handles]
 
 
 def gpu_memory() -> dict[int, int]:
     """Bytes of GPU memory that each process holds, by its number, as far as the driver tells: in a container of its own
     it names none that this machine would know by that."""
-    import pynvml
-
     held = Counter[int]()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return {}
-    try:
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(number)):
-                held[process.pid] += process.usedGpuMemory or 0  # None where the driver does not count
-    except pynvml.NVMLError:  # a GPU that does not answer is told of elsewhere
-        pass
-    finally:
-        pynvml.nvmlShutdown()
+    with _driver() as nvml:
+        if nvml is None:
+            return {}
+        with suppress(nvml.NVMLError):  # a GPU that does not answer is told of elsewhere
+            for number in range(nvml.nvmlDeviceGetCount()):
+                for process in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(number)):
+                    held[process.pid] += process.usedGpuMemory or 0  # None where the driver does not count
     return {pid: used for pid, used in held.items() if used}
 
 
 def driver() -> str | None:
     """The version of the NVIDIA driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        return None
+    with _driver() as nvml:
+        if nvml is not None:
+            with suppress(nvml.NVMLError):
+                return str(nvml.nvmlSystemGetDriverVersion())
+    return None
 
 
 def visible(names: list[str], setting: str | None) -> list[str]:

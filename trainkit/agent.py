@@ -114,7 +114,7 @@ class RanksHere(Ranks):
     """The ranks of a run on one machine; `first`: the first attempt of the command."""
 
     def __init__(self, folder: RunFolder, first: int, pulse: Pulse, spares: int) -> None:
-        super().__init__(partial(rank.work, str(folder.root), first, pulse), spares)
+        super().__init__(partial(rank.work, str(folder.root), first, pulse), spares, folder.modules(first))
         self._folder = folder
 
     def on_all(self, task: str, **about: Any) -> list[Any]:
@@ -191,7 +191,7 @@ class Agent:
             self.look_for_orders()
             if self.board.due():
                 self.board.write(state.attempt, pulse.all(), ranks.places())
-            ranks.warm_up(self.folder.modules(self.first))
+            ranks.warm_up()
             if recovery.due(recovery.back(state, ranks.gone()), time.monotonic()):
                 self.asked = True
                 ranks.ask()

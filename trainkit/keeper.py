@@ -98,7 +98,6 @@ class Keeper:
         self.outcome: Outcome | None = None
         self.told: Mapping[str, object] = {}
         self.told_at, self.asked = 0.0, False
-        self.noted = Path()
         self.moving: Future[dict[str, Any]] | None = None
 
     def serve(self) -> int:
@@ -158,8 +157,8 @@ class Keeper:
         logs.mkdir(parents=True, exist_ok=True)  # a network disk may not show it here yet
         if self.crew is None:
             self.pulse = Pulse(message["most"])
-            self.crew = Ranks(partial(rank.work, message["root"], message["first"], self.pulse, kept=True), spares=0)
-            self.noted = folder.modules(message["first"])
+            work = partial(rank.work, message["root"], message["first"], self.pulse, kept=True)
+            self.crew = Ranks(work, spares=0, noted=folder.modules(message["first"]))
         self.pulse.begin(part.size)
         self.crew.begin_part(self.attempt, message["again"], part, logs)
 
@@ -182,7 +181,7 @@ class Keeper:
         if self.faults or self.outcome is not None:
             time.sleep(GLANCE_S)
         elif (outcome := self.crew.wait(STATE_S)) is None:
-            self.crew.warm_up(self.noted)
+            self.crew.warm_up()
         elif not isinstance(outcome, Fault):
             self.outcome = outcome
         if (late := time.monotonic() - self.told_at) > STATE_S:

@@ -311,7 +311,7 @@ class NodeRanks:
         for keeper in self._all("keep", "kept", KILL_S + 10, ranks=[*ranks]):
             keeper.wire.close("its ranks could not be ended")
 
-    def warm_up(self, noted: Path) -> None:
+    def warm_up(self) -> None:
         """Its keepers fork the ranks, and see to that."""
 
     def gone(self) -> list[int]:

@@ -116,9 +116,10 @@ class Member:
 
 class Ranks:
     """A process for every rank, which does `work`, and `spares` more that are ready to. A seat is one of the GPUs that
-    are visible here, by its number, where there are some. Linux only."""
+    are visible here, by its number, where there are some. `noted`: where a rank notes what it has imported. Linux
+    only."""
 
-    def __init__(self, work: Work, spares: int) -> None:
+    def __init__(self, work: Work, spares: int, noted: Path) -> None:
         adopt()  # loaders that a killed rank leaves behind, so that `keep` finds them
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others ask the agent for a checkpoint
         self._work, self._wanted = work, spares
@@ -127,7 +128,7 @@ class Ranks:
         self._spares: list[Member] = []
         self._store: TCPStore | None = None
         self._logs: list[Path] = []
-        self._warm_up: WarmUp | None = None
+        self._warm_up = WarmUp(noted)
 
     def begin(self, attempt: int, again: bool, seats: Sequence[int], logs: Path) -> None:
         """An attempt with a rank in each of `seats`: by those that stay, by spares, else by new processes, which write
@@ -186,9 +187,8 @@ class Ranks:
         theirs.close()
         return Member(context, ours)
 
-    def warm_up(self, noted: Path) -> None:
-        """Import a little of what is `noted` by a rank, which those that are forked later have then (_warm.py)."""
-        self._warm_up = self._warm_up or WarmUp(noted)
+    def warm_up(self) -> None:
+        """Import a little of what a rank has noted, which those that are forked later have then (_warm.py)."""
         self._warm_up.turn()
 
     def wait(self, seconds: float) -> Outcome | Fault | None:
@@ -307,8 +307,7 @@ class Ranks:
     def sweep(self) -> None:
         """End what ranks that are gone have left, such as loaders of data: those hold the connections of a rank that
         was killed open, and the others would not notice."""
-        stay = {member.pid for member in [*self._members.values(), *self._spares]}
-        stay |= {self._warm_up.trial} if self._warm_up is not None else set()
+        stay = {self._warm_up.trial, *(member.pid for member in [*self._members.values(), *self._spares])}
         orphans = [child for child in psutil.Process().children() if child.pid not in stay]
         left = [*orphans, *(grandchild for child in orphans for grandchild in _children(child))]
         for process in left:
@@ -332,7 +331,7 @@ class Ranks:
 
     def end(self) -> None:
         """End all of them at once, spares too."""
-        self._warm_up = None
+        self._warm_up.trial = 0  # that too
         for member in self._spares:
             _end(member)
         self._spares = []

@@ -26,7 +26,7 @@ def note(path: Path) -> None:
 
 class WarmUp:
     """Imports what is `noted` by a rank into this process, a little at each turn, if that is safe. `trial`: the child
-    that tries it out, while it does."""
+    that tries it out, while it does; else 0."""
 
     def __init__(self, noted: Path) -> None:
         self._turns, self.trial = self._import(noted), 0

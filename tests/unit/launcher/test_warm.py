@@ -58,10 +58,10 @@ def test_a_rank_notes_what_it_has(tmp_path: Path) -> None:
 
 def swept_meanwhile(noted: Path, end: Connection) -> None:
     """What a rank that has died leaves is ended at every turn."""
-    ranks = Ranks(lambda post: "done", spares=0)
+    ranks = Ranks(lambda post: "done", spares=0, noted=noted)
 
     def imported() -> bool:
-        ranks.warm_up(noted)
+        ranks.warm_up()
         ranks.sweep()
         return "warm_plain" in sys.modules
 

@@ -392,8 +392,7 @@ class Trainer:
             "strategy": name_of(self.settings.strategy),
             "ranks": self.world.size,
             "device": self.world.device.type,
-            **digests(self.data),
+            **(digests(self.data) if self.world.rank == 0 else {}),  # who tells it; it fetches samples
             "log_every": self.train.log_every,
-            "parameters": self.engine.size()[0],
-            "trainable": self.engine.size()[1],
+            **dict(zip(("parameters", "trainable"), self.engine.size(), strict=True)),
         }

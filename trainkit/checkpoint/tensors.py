@@ -147,7 +147,8 @@ class _File(RawIOBase):
         self._file = path.open("xb", buffering=0)
         self._hash, self._size = xxhash.xxh3_128(), 0
         self._thread, self._sent = ThreadPoolExecutor(1, "trainkit-disk"), 0
-        self._sending: Future[None] | None = None
+        self._sending: Future[None] = Future()
+        self._sending.set_result(None)
         self.error: OSError | None = None
 
     def writable(self) -> bool:
@@ -171,10 +172,9 @@ class _File(RawIOBase):
 
     def _send_on(self) -> None:
         """Raises what the last sending found: the system tells a fault of the disk once, and no later sync would."""
-        if self._size - self._sent < AHEAD or (self._sending is not None and not self._sending.done()):
+        if self._size - self._sent < AHEAD or not self._sending.done():
             return
-        if self._sending is not None:
-            self._sending.result()
+        self._sending.result()
         self._sent, self._sending = self._size, self._thread.submit(os.fdatasync, self._file.fileno())
 
     def tell(self) -> int:
@@ -183,8 +183,7 @@ class _File(RawIOBase):
     def close(self) -> None:
         """Wait until everything is on the disk. Raises OSError if it cannot get there."""
         if not self._file.closed:
-            if self._sending is not None:
-                self._sending.result()
+            self._sending.result()
             os.fsync(self._file.fileno())
             self.abandon()
 

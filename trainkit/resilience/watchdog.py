@@ -60,10 +60,10 @@ class Watch:
     def _stopped(self, heard: float, now: float) -> float:
         """How many of the seconds since `heard` nobody looked."""
         since, self._looked = now - self._looked, now
-        self._away = (self._away if heard == self._heard else 0.0) + (
-            min(since, now - heard) if since > AWAY_S else 0.0
-        )
-        self._heard = heard
+        if heard != self._heard:
+            self._heard, self._away = heard, 0.0
+        if since > AWAY_S:
+            self._away += min(since, now - heard)
         return self._away
 
     def _computes(self, now: float) -> bool:

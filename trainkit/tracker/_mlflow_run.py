@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from trainkit.protocols import RunInfo
 from trainkit.runfolder import replace_text
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+T = TypeVar("T")
 NOTE = "mlflow.json"  # in the folder: which run is its own, and where
 KEY = "trainkit.key"  # a tag by which a run is found again whose making was not answered
 MOST, LONGEST_PARAM = 100, 6000  # params or tags of one log_batch
@@ -93,17 +94,20 @@ def _below(client: MlflowClient, experiment: str, info: RunInfo, uri: str) -> di
 def _describe(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
     from mlflow.entities import Param
 
-    entities = [Param(key, value) for key, value in _params(params).items()]
-    for i in range(0, len(entities), MOST):
-        client.log_batch(run.info.run_id, params=entities[i : i + MOST])
+    for some in _batches([Param(key, value) for key, value in _params(params).items()]):
+        client.log_batch(run.info.run_id, params=some)
 
 
 def _tag(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
-    entities = [RunTag(key, value) for key, value in tags.items()]
-    for i in range(0, len(entities), MOST):
-        client.log_batch(run.info.run_id, tags=entities[i : i + MOST])
+    for some in _batches([RunTag(key, value) for key, value in tags.items()]):
+        client.log_batch(run.info.run_id, tags=some)
+
+
+def _batches(entities: list[T]) -> Iterator[list[T]]:
+    """As many as a request takes."""
+    return (entities[i : i + MOST] for i in range(0, len(entities), MOST))
 
 
 def _params(params: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
 from typing import Literal
 
 import yaml
@@ -44,18 +43,15 @@ class Followers:
 
     @property
     def trouble(self) -> str | None:
-        return self._told({name: follower.trouble for name, follower in self._each.items()})
+        if len(self._each) == 1:
+            return next(follower.trouble for follower in self._each.values())
+        told = (f"{name}: {follower.trouble}" for name, follower in self._each.items() if follower.trouble)
+        return "; ".join(told) or None
 
     @property
     def where(self) -> str | None:
         wheres = [follower.where for follower in self._each.values() if follower.where]
         return "; ".join(wheres) or None
-
-    def _told(self, troubles: Mapping[str, str | None]) -> str | None:
-        told = {name: trouble for name, trouble in troubles.items() if trouble}
-        if len(self._each) == 1:
-            return next(iter(told.values()), None)
-        return "; ".join(f"{name}: {trouble}" for name, trouble in told.items()) or None
 
 
 class Follower:

@@ -10,6 +10,7 @@ from trainkit.config.bundle import components, describe
 from trainkit.config.check import check, fitting, refused
 from trainkit.config.compose import compose, draft, spaces
 from trainkit.config.saved import newest
+from trainkit.config.sound import sound
 
 __all__ = [
     "build",
@@ -22,5 +23,6 @@ __all__ = [
     "load",
     "newest",
     "refused",
+    "sound",
     "spaces",
 ]

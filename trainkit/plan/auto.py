@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trainkit.config import build, draft
+from trainkit.config import sound
 from trainkit.config.bundle import components
 from trainkit.errors import ConfigError, Problem
 from trainkit.launcher import _machine
@@ -45,10 +45,7 @@ def chosen(words: Sequence[str]) -> tuple[list[str], str]:
 
 def _cluster(words: Sequence[str]) -> Cluster:
     """What there is. ddp takes all of it, where launcher.ranks=auto leaves that to the strategy."""
-    config, problems = draft([*words, "strategy=ddp"])
-    settings, more = build(config)
-    if settings is None or problems or more:
-        raise ConfigError([*problems, *more])
+    settings = sound([*words, "strategy=ddp"])
     return settings.launcher.cluster(settings.strategy, settings.train.device)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trainkit.config import build, draft, refused
+from trainkit.config import refused, sound
 from trainkit.errors import ConfigError, Problem
 from trainkit.plan import cost, flops
 from trainkit.plan.figures import Figures, Load, Once
@@ -95,11 +95,7 @@ class Counted:
 
 def settled(words: Sequence[str], site: Site) -> Settings:
     """Raises ConfigError with what is wrong whatever the strategy."""
-    config, problems = draft([*words, f"launcher.ranks={site.ranks}"])
-    settings, more = build(config)
-    problems = [*problems, *more]
-    if settings is None or problems:
-        raise ConfigError(problems)
+    settings = sound([*words, f"launcher.ranks={site.ranks}"])
     if found := settings.recipe.problems():
         raise ConfigError(list(found))
     return settings

@@ -6,7 +6,6 @@ nobody knows whether the command is: the same sweep goes on with it.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -82,21 +81,18 @@ class Task:
 
 def work(words: Sequence[str], root: str, told: Mapping[str, Any]) -> int:
     """The exit code of `python -m trainkit WORDS` on this node. It is asked to save and leave when the worker dies."""
-    from trainkit.launcher._ray_train import place
+    from trainkit.launcher._ray_train import environment, place
 
     folder = RunFolder(Path(root))
     if folder.stop.exists():
         return EXIT_STOPPED  # asked before there was room
     own(folder, f"ray-{uuid.uuid4().hex[:12]}")  # what is left of a task that was lost writes no more
-    around = {**os.environ}
-    if not told["gpus"]:  # Ray leaves those of the node visible
-        around["CUDA_VISIBLE_DEVICES"] = ""
     with folder.said.open("ab") as out:
         command = start_child(
             [sys.executable, "-m", "trainkit", *words],
             signal.SIGTERM,
             cwd=place(told["folder"]),
-            env=around,
+            env=environment(told["gpus"]),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -76,10 +76,7 @@ def leave() -> None:
 
 def work(told: Mapping[str, Any]) -> None:
     """What a worker does: it has a keeper. An error lets Ray Train start another group."""
-    folder = place(told["folder"])
-    around = os.environ | told["environment"]
-    if not told["gpus"]:  # Ray leaves those of the node visible
-        around["CUDA_VISIBLE_DEVICES"] = ""
+    folder, around = place(told["folder"]), environment(told["gpus"]) | told["environment"]
     command = [sys.executable, *told["keeper"]]
     keeper = start_child(command, signal.SIGKILL, env=around, cwd=folder, stdin=subprocess.DEVNULL)
     keepers.append(keeper)
@@ -89,6 +86,12 @@ def work(told: Mapping[str, Any]) -> None:
         keeper.kill()
     if code:
         raise TrainkitError(f"the keeper ended with {code}")
+
+
+def environment(gpus: float) -> dict[str, str]:
+    """This process's, for a command that is to have no GPU where none was asked for: Ray leaves those of the node
+    visible."""
+    return dict(os.environ) if gpus else os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def place(folder: str) -> Path:

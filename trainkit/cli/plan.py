@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from trainkit.cli.terminal import say, show_rows, show_table, title
+from trainkit.cli.words import split
 from trainkit.config.compose import no_recipe
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
 from trainkit.settings import Recovery
@@ -69,29 +70,18 @@ def main(words: Sequence[str]) -> int:
 
 def _options(words: Sequence[str]) -> tuple[bool, dict[str, float], list[str]]:
     """Whether to calibrate, the numbers, and the other words. Raises ConfigError."""
-    options, rest, problems = dict(NUMBERS), [], []
-    calibrate, waiting = False, iter(words)
-    for word in waiting:
-        name, equals, given = word.partition("=")
-        if word == "--calibrate":
-            calibrate = True
-        elif name in NUMBERS:
-            value = given if equals else next(waiting, "")
-            try:
-                options[name] = float(value)
-            except ValueError:
-                options[name] = -1.0
-            if not 0 < options[name] < float("inf"):
-                problems.append(Problem(name, value, "is no number above 0"))
-        elif word.startswith("-"):
-            problems.append(
-                Problem("", "", f"there is no option {word}", f"there are --calibrate, {', '.join(NUMBERS)}")
-            )
-        else:
-            rest.append(word)
+    rest, given, problems = split(words, dict.fromkeys(NUMBERS), ["--calibrate"])
+    options = dict(NUMBERS)
+    for name in (name for name in NUMBERS if given.get(name)):
+        try:
+            options[name] = float(given[name])
+        except ValueError:
+            options[name] = -1.0
+        if not 0 < options[name] < float("inf"):
+            problems.append(Problem(name, given[name], "is no number above 0"))
     if problems:
         raise ConfigError(problems)
-    return calibrate, options, rest
+    return "--calibrate" in given, options, rest
 
 
 def _goodput(options: dict[str, float], hosts: int, policy: Recovery) -> Iterator[tuple[str, str]]:

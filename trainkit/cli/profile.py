@@ -6,12 +6,10 @@ It is a run with a folder of its own, which trains some steps to get going, then
 from __future__ import annotations
 
 import shutil
-import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainkit.cli.run import prepare, quietly
+from trainkit.cli.run import passing, prepare, quietly
 from trainkit.cli.terminal import say, show_table, title
 from trainkit.cli.words import parse, whole
 from trainkit.errors import EXIT_DONE, ConfigError, Problem
@@ -36,10 +34,10 @@ def main(words: Sequence[str]) -> int:
     plain, given = parse(words, CHOICES)
     order = Order(warmup=WARMUP, steps=whole(given, "--steps", 1) or STEPS, every_rank=given.get("--ranks") == "all")
     wanted = [*plain, *AFTER]
-    target, passing = None, Path(tempfile.gettempdir()) / f"trainkit-profile-{uuid.uuid4().hex}"
+    target = None
     if "--to" in given:
         target = place(given["--to"])
-        wanted.append(f"run.dir={passing}")
+        wanted.append(f"run.dir={passing('profile')}")
     config, settings, cluster = prepare(wanted)
     folder = RunFolder(Path(settings.run.dir))
     if folder.root.is_dir() and any(folder.root.iterdir()):

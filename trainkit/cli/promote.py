@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.cli.terminal import say
+from trainkit.cli.words import split
 from trainkit.config import load
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, ConfigError, Problem, TrainkitError
 from trainkit.runfolder import RunFolder
@@ -60,19 +61,12 @@ def _moved(client: Any, what: str, folder: RunFolder, tracker: Mlflow, given: di
 
 def _read(words: Sequence[str]) -> tuple[str, dict[str, str]]:
     """What is promoted, and the options."""
-    plain, given, left = [], {}, list(words)
-    while left:
-        name, equals, value = (word := left.pop(0)).partition("=")
-        if name in ("--to", "--if"):
-            given[name] = word.partition("=")[2] if equals else (left.pop(0) if left else "")
-        elif word == "--back":
-            given[word] = ""
-        elif word.startswith(URI):
-            given[URI] = value
-        else:
-            plain.append(word)
-    wrong = len(plain) != 1 or plain[0].startswith("-") or not given.get("--to") or {"--if", "--back"} <= given.keys()
-    if wrong:
+    plain, given, wrong = split(words, {"--to": None, "--if": None}, ["--back"])
+    uris, plain = [w for w in plain if w.startswith(URI)], [w for w in plain if not w.startswith(URI)]
+    if uris:
+        given[URI] = uris[-1].removeprefix(URI)
+    whole = len(plain) == 1 and not plain[0].startswith("-") and "--to" in given
+    if wrong or not whole or {"--if", "--back"} <= given.keys():
         hint = "for example promote runs/a --to champion --if 'eval_loss<=champion'"
         raise ConfigError([Problem("", "", f"the command is: {USAGE}", hint)])
     return plain[0], given

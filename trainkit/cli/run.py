@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import signal
+import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
@@ -65,6 +67,11 @@ def prepare(words: Sequence[str]) -> tuple[dict[str, Any], Settings, Cluster]:
     if problems:
         raise ConfigError(problems)
     return config, settings, replace(cluster, fewer=fitting(settings, cluster))
+
+
+def passing(purpose: str) -> Path:
+    """A folder for a run, or some, that are not kept; it is not made yet."""
+    return Path(tempfile.gettempdir()) / f"trainkit-{purpose}-{uuid.uuid4().hex}"
 
 
 def quietly(config: dict[str, Any], settings: Settings, cluster: Cluster, words: Sequence[str]) -> int:

@@ -13,8 +13,6 @@ import math
 import re
 import shlex
 import shutil
-import tempfile
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.checkpoint.manifest import committed, read_manifest, step_folder
-from trainkit.cli.run import prepare, quietly
+from trainkit.cli.run import passing, prepare, quietly
 from trainkit.cli.terminal import say, show_rows, title
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, ConfigError, Problem
 from trainkit.protocols import Cluster
@@ -67,7 +65,7 @@ class Difference:
 
 
 def main(words: Sequence[str]) -> int:
-    where = Path(tempfile.gettempdir()) / f"trainkit-verify-{uuid.uuid4().hex}"
+    where = passing("verify")
     sides, a, b = words[:2], where / "A", where / "B"
     planned = plan(sides, words[2:], (a, b))
     for side, arguments in zip(sides, planned, strict=True):

@@ -7,12 +7,15 @@ a new one for each run: a port that was free a moment ago may be another program
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing as mp
 import os
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,31 +53,46 @@ class Pool:
                 try:
                     results[pipes[pipe]] = pipe.recv()  # type: ignore[union-attr,index]
                 except EOFError:
+                    last_words = self._last_words(pipes[pipe])  # type: ignore[index]
                     self._replace(ranks)
-                    raise RuntimeError(f"rank {pipes[pipe]} died") from None  # type: ignore[index]
+                    raise RuntimeError(last_words) from None
         if errors := _errors(results):
             self._replace(ranks)
             raise RuntimeError("\n".join(errors))
         return [results[r][1] for r in range(ranks)]
 
+    def _last_words(self, rank: int) -> str:
+        """Why a process is gone, and in which Python code it was, which faulthandler wrote for it."""
+        process, _ = self._workers[rank]
+        process.join()
+        return f"rank {rank} died, exit code {process.exitcode}\n{_traces(process.pid).read_text()}"
+
     def _replace(self, ranks: int) -> None:
         """After a fault nothing is known about these processes."""
         for i in range(ranks):
             process, pipe = self._workers[i]
-            process.kill()
-            process.join()
-            pipe.close()
+            _end(process, pipe)
             self._workers[i] = self._start()
 
     def close(self) -> None:
         for process, pipe in self._workers:
-            process.kill()
-            process.join()
-            pipe.close()
+            _end(process, pipe)
+
+
+def _end(process: mp.process.BaseProcess, pipe: Connection) -> None:
+    process.kill()
+    process.join()
+    pipe.close()
+    _traces(process.pid).unlink(missing_ok=True)
+
+
+def _traces(pid: int | None) -> Path:
+    return Path(tempfile.gettempdir()) / f"trainkit-pool-{pid}.txt"
 
 
 def _serve(pipe: Connection) -> None:
     follow_parent(signal.SIGKILL)  # nothing outlives the tests
+    faulthandler.enable(_traces(os.getpid()).open("w"))
     torch.set_num_threads(1)
     while True:
         rank, ranks, port, function, args = pipe.recv()

@@ -71,7 +71,7 @@ def test_ranks_that_have_nothing_but_a_url_divide_the_fetching_and_end_bitwise_t
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["step_10", "step_15", "step_20"]
 
 
-TRAVEL: dict[str, Any] = {"ema": 0.9, "checkpoint": {"every": 10}}
+TRAVEL: dict[str, Any] = {"ema": 0.9, "checkpoint": {"every": 10}, "micro_batch": 6}
 
 # Every kind of strategy, with the rank counts that it writes and reads at in the matrix.
 KINDS: dict[str, tuple[int, int]] = {
@@ -126,7 +126,7 @@ def written(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     @cache
     def folder(strategy: str, ranks: int) -> Path:
         folder = tmp_path_factory.mktemp(f"{strategy}-{ranks}")
-        pool.run(ranks, train, str(folder), 1, None, TRAVEL | {"strategy": strategy, "micro_batch": 1})
+        pool.run(ranks, train, str(folder), 1, None, TRAVEL | {"strategy": strategy, "micro_batch": 3})
         shutil.rmtree(folder / "checkpoints/step_20")
         return folder
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conformance.cells import STRATEGIES, WHOLE, strategy_of
 from tests.conformance.llama import LlamaTask
 from tests.conformance.pool import Pool
-from tests.conformance.test_same_run import same_run
+from tests.conformance.test_same_run import halved, same_run
 from tests.conformance.training import tensors, train
 from trainkit.runfolder import read_lines
 
@@ -45,7 +45,8 @@ def test_tied_embeddings_and_adapters(
     lora, folder = reference
     if lora and strategy == "mesh-shard-tensor":
         strategy = "mesh-replicas-tensor"  # no plan of an adapted model names its sequence
-    pool.run(ranks, train, str(tmp_path), 1, None, {"strategy": strategy, "task": LlamaTask(lora=lora)})
+    options = {"strategy": strategy, "task": LlamaTask(lora=lora), "micro_batch": halved(strategy, ranks)}
+    pool.run(ranks, train, str(tmp_path), 1, None, options)
     same_run(tmp_path, folder, 1e-5, 1e-4)
     expected = _samples(folder)
     assert len(expected) == 2
@@ -83,7 +84,8 @@ def test_adapters_are_handed_on_from_strategy_to_strategy(
     assert {strategy_of(name) for name, _ in RELAY} == {strategy_of(name) for name in STRATEGIES}
     task = LlamaTask(lora=True)
     for attempt, (strategy, ranks) in enumerate(RELAY, 1):
-        ended = pool.run(ranks, train, str(tmp_path), attempt, 1, {"strategy": strategy, "task": task})
+        options = {"strategy": strategy, "task": task, "micro_batch": halved(strategy, ranks)}
+        ended = pool.run(ranks, train, str(tmp_path), attempt, 1, options)
         assert ended == ["stopped"] * ranks
     assert pool.run(1, train, str(tmp_path), len(RELAY) + 1, None, {"task": task}) == ["done"]
     steps = [e["step"] for e in read_lines(tmp_path / "events.jsonl") if e["event"] == "stop"]

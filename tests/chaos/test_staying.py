@@ -13,7 +13,7 @@ from tests.e2e.command import Running, curve, done, events, last_step, saved, tr
 
 SHORT = (*WORDS, "train.steps=80", "checkpoint.every=null", "launcher.ranks=3")
 STRATEGIES = [
-    pytest.param("ddp"),
+    pytest.param("ddp", marks=pytest.mark.slow),
     pytest.param("accelerate", marks=(pytest.mark.slow, pytest.mark.drill)),
 ]
 
@@ -128,6 +128,7 @@ def test_a_spare_takes_the_place(tmp_path: Path) -> None:
     assert running.left_behind() == []
 
 
+@pytest.mark.slow
 def test_a_spare_that_has_died_is_not_missed(tmp_path: Path) -> None:
     running = Running(made(tmp_path), *SHORT, "strategy=ddp", "launcher.spares=1")
     running.reach(10)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.e2e.command import NOT_TRACKED, STEPS, TWO, WORDS, Running, done, events, last_step, saved, summary, until
 from tests.e2e.test_interruption import mlflow_runs, same_run
@@ -63,6 +64,7 @@ def test_a_rank(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
     assert (status, steps) == ("FINISHED", list(range(1, STEPS + 1)))
 
 
+@pytest.mark.slow
 def test_a_rank_of_a_run_that_has_saved_nothing(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
     """No step is lost but the one in flight, and the one that is left starts nothing anew."""
     words = ("checkpoint.every=null", *COMMAND)

@@ -26,6 +26,7 @@ def server() -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_machine(server: Server, tmp_path: Path) -> None:
     straight, one, two = (tmp_path / name for name in ("straight", "one", "two"))
     for folder in (straight, one, two):

@@ -34,7 +34,7 @@ def sizes(text: str) -> dict[str, float]:
     return {name.strip(): float(size) for name, size, *_ in rows}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_one_rank_and_two_train_the_same(temporary: Path, precision: str) -> None:
     text = verify(temporary, "local", "ddp@2", f"train.precision={precision}", code=0)
     assert "largest differences of 3 steps" in text
@@ -51,6 +51,7 @@ def test_weights_whose_gradient_is_only_rounding_do_not_count(temporary: Path) -
     assert text.endswith("local and tensor@2 train the same (fp32)\n")
 
 
+@pytest.mark.slow
 def test_half_the_learning_rate_is_found_in_bf16_too(temporary: Path) -> None:
     text = verify(temporary, "local", "local:optimizer.lr=0.0015", "train.precision=bf16", code=1)
     assert "differ from step" in text
@@ -69,6 +70,7 @@ def test_another_learning_rate_shows_in_the_first_weights(temporary: Path) -> No
     assert f"differ from step 1 on: {max(moved, key=moved.__getitem__)} by " in text
 
 
+@pytest.mark.slow
 def test_a_schedule_that_falls_differently_shows_in_step_2(temporary: Path) -> None:
     """Without warm-up the cosine begins at its top, whatever its floor."""
     text = verify(temporary, "local", "local:schedule.floor=0.9", "schedule.warmup=0", code=1)

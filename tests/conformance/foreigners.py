@@ -3,6 +3,7 @@ batches and at the same learning rates as a run of trainkit. Each saves in its o
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.conformance.settings import make
 from trainkit.canonical import trainable
 from trainkit.data.order import Order
 from trainkit.data.plan import Plan
-from trainkit.protocols import Batch
+from trainkit.protocols import Batch, World
 from trainkit.settings import Settings
 
 
@@ -75,25 +76,30 @@ def with_torch(folder: Path, file: Path) -> dict[str, Tensor]:
 
 def with_accelerate(folder: str, target: str) -> dict[str, Tensor]:
     """On a rank of the pool: Accelerator.save_state after SAVED steps; returns the weights after STEPS."""
-    from accelerate import Accelerator
-
     world = STRATEGIES["accelerate"].connect("cpu")
     try:
-        settings, model, optimizer = start(Path(folder))
-        accelerator = Accelerator(cpu=True)
-        wrapped, stepped = accelerator.prepare(model, optimizer)
-        for step, batch, weight, lr in shares(settings, world.rank, world.size):
-            set_lr(stepped, lr)
-            loss = settings.recipe.loss(wrapped(**batch.inputs), batch.targets)
-            accelerator.backward(loss * world.size / weight)
-            accelerator.clip_grad_norm_(wrapped.parameters(), 0.5)
-            stepped.step()
-            stepped.zero_grad()
-            if step == SAVED:
-                accelerator.save_state(target)
-        return model.state_dict()
+        return _accelerated(world, Path(folder), target)
     finally:
+        gc.collect()  # what holds on to the process group goes before it: see test_letting_go.py
         world.close()
+
+
+def _accelerated(world: World, folder: Path, target: str) -> dict[str, Tensor]:
+    from accelerate import Accelerator
+
+    settings, model, optimizer = start(folder)
+    accelerator = Accelerator(cpu=True)
+    wrapped, stepped = accelerator.prepare(model, optimizer)
+    for step, batch, weight, lr in shares(settings, world.rank, world.size):
+        set_lr(stepped, lr)
+        loss = settings.recipe.loss(wrapped(**batch.inputs), batch.targets)
+        accelerator.backward(loss * world.size / weight)
+        accelerator.clip_grad_norm_(wrapped.parameters(), 0.5)
+        stepped.step()
+        stepped.zero_grad()
+        if step == SAVED:
+            accelerator.save_state(target)
+    return model.state_dict()
 
 
 def with_deepspeed(folder: str, target: str, stage: int) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ chromium-here:
 
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
-	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,ray,sweep,tensorboard,prometheus,test]'
+	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,ray,sweep,tensorboard,prometheus,wandb,test]'
 	.ci/horovod $(BIN)/python
 	@touch $@
 

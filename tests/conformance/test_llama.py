@@ -18,6 +18,16 @@ MESHES += [("mesh-context", 2)]
 ZEROS = [("zero1", 2), ("zero2", 4), ("zero3", 2), ("zero3-offload", 2)]
 PIPELINES = [("pipeline", 2), ("pipeline-zero-single", 2), ("pipeline-shard", 4), ("mesh-pipeline-tensor", 4)]
 QUICK = [("ddp", 2), ("fsdp", 2), ("tensor", 2), ("zero3", 2), ("pipeline", 2)]
+SLOW = [("mesh-shard-tensor", 4), ("zero2", 4), ("pipeline-shard", 4)]
+CELLS = [
+    *QUICK,
+    *(pytest.param(*cell, marks=pytest.mark.slow) for cell in SLOW),
+    *(
+        pytest.param(*cell, marks=(pytest.mark.slow, pytest.mark.drill))
+        for cell in WHOLE + MESHES + ZEROS + PIPELINES
+        if cell not in QUICK + SLOW
+    ),
+]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["tied", "lora"])
@@ -30,13 +40,7 @@ def reference(
 
 
 @pytest.mark.proves("LoRA")
-@pytest.mark.parametrize(
-    ("strategy", "ranks"),
-    [
-        cell if cell in QUICK else pytest.param(*cell, marks=pytest.mark.slow)
-        for cell in WHOLE + MESHES + ZEROS + PIPELINES
-    ],
-)
+@pytest.mark.parametrize(("strategy", "ranks"), CELLS)
 def test_tied_embeddings_and_adapters(
     strategy: str, ranks: int, pool: Pool, reference: tuple[bool, Path], tmp_path: Path
 ) -> None:

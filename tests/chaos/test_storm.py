@@ -15,8 +15,8 @@ from tests.chaos.project import STEPS, WORDS, made
 from tests.e2e.command import Running, curve, done, events, last_step, trained, weights
 
 STRATEGIES = [
-    *("ddp", "zero3"),
-    *(pytest.param(name, marks=pytest.mark.drill) for name in ("horovod", "fsdp", "zero2", "pipeline")),
+    "ddp",
+    *(pytest.param(name, marks=pytest.mark.drill) for name in ("horovod", "fsdp", "zero2", "zero3", "pipeline")),
 ]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

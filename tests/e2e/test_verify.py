@@ -45,6 +45,7 @@ def test_one_rank_and_two_train_the_same(temporary: Path, precision: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_weights_whose_gradient_is_only_rounding_do_not_count(temporary: Path) -> None:
     """Tensor parallel sums in another order. AdamW turns what is left of a gradient that cancels out into a step."""
     text = verify(temporary, "local", "tensor@2", code=0, recipe=LLAMA)

@@ -10,7 +10,7 @@ PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
 MPI := openmpi-bin iproute2
 
-.PHONY: run test test-all drills install slurm-here mpi-here chromium-here horovod golden bench soak clean help
+.PHONY: run test test-all drills install slurm-here mpi-here chromium-here postgres-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -52,6 +52,12 @@ chromium-here:
 	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } \
 	    || echo "the tests of a report in a browser are passed over; for them, as root: apt-get install chromium"
 
+# A PostgreSQL for tests/e2e/test_tracker_outages.py.
+postgres-here:
+	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends postgresql; } \
+	    || echo "the test of MLflow over PostgreSQL is passed over; for it, as root: apt-get install postgresql"
+
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
 	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,ray,sweep,tensorboard,prometheus,wandb,test]'
@@ -70,7 +76,7 @@ test: $(VENV)/.installed-test slurm-here mpi-here
 	$(BIN)/python -m pytest -m "not slow"
 
 # make test-all   the slow tests too
-test-all: test .venv-prefect/.installed chromium-here
+test-all: test .venv-prefect/.installed chromium-here postgres-here
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for

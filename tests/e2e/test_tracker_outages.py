@@ -17,6 +17,7 @@ import pytest
 
 from tests.e2e.command import Running, done, events, last_step, lines, summary, trainkit, until
 from tests.mlflow_server import Server
+from tests.postgres import Postgres, program
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +63,22 @@ def server(folder: Path) -> Iterator[Server]:
     server.start()
     yield server
     server.signal(signal.SIGCONT)
+    server.stop()
+
+
+@pytest.fixture
+def database() -> Iterator[Postgres]:
+    database = Postgres()
+    database.start()
+    yield database
+    database.remove()
+
+
+@pytest.fixture
+def on_postgres(database: Postgres, folder: Path) -> Iterator[Server]:
+    server = Server(database.uri, folder / "artifacts")
+    server.start()
+    yield server
     server.stop()
 
 
@@ -124,6 +141,24 @@ def test_a_server_that_is_killed_and_comes_back_has_every_row_once(folder: Path,
     assert running.wait() == 0
     assert (summary(running.run)["unsent_rows"], summary(running.run)["tracker_trouble"]) == (0, None)
     once(running.run, server, 1200)
+
+
+@pytest.mark.skipif(program("postgres") is None, reason="apt-get install postgresql")
+def test_its_postgresql_goes_down_and_then_it_does_itself(
+    folder: Path, database: Postgres, on_postgres: Server
+) -> None:
+    running = Running(folder, *words(on_postgres.uri, 2400))
+    arrives(running, on_postgres, 1)
+    database.stop()
+    step = missed(running)
+    database.start()
+    arrives(running, on_postgres, step)
+    on_postgres.stop()
+    running.reach(last_step(running.run) + 100)
+    on_postgres.start()
+    assert running.wait() == 0
+    assert (summary(running.run)["unsent_rows"], summary(running.run)["tracker_trouble"]) == (0, None)
+    once(running.run, on_postgres, 2400)
 
 
 @pytest.mark.drill

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import xxhash
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter, _StorageInfo
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -28,6 +28,7 @@ from torch.utils.serialization import config as serialization
 
 from trainkit.canonical import leaves
 from trainkit.checkpoint.manifest import Digest
+from trainkit.checkpoint.reading import Reader
 
 Layout = dict[str, list[Any]]
 """Of each tensor by its dotted name: dtype and global shape, as JSON holds them."""
@@ -87,7 +88,7 @@ def read(folder: Path, state: dict[str, Any], rank: int, alone: bool) -> None:
     any rank fails in it, it raises on those that did, and on no other."""
     with _quiet():
         try:
-            load(state, storage_reader=FileSystemReader(folder), no_dist=alone)
+            load(state, storage_reader=Reader(folder), no_dist=alone)
         except CheckpointException as error:
             if rank in error.failures:  # torch raises the faults of all ranks on every rank
                 raise error.failures[rank][0] from error

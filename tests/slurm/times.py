@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from tests.e2e.command import events, lines
+from tests.ranks import of_number
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLURM, TWO, WORDS, Submitted
 
@@ -30,20 +29,8 @@ class Case:
     requeues: bool
 
 
-def kill_a_rank(cluster: Cluster, run: Submitted) -> None:
-    ranks = [p for p in psutil.process_iter() if "rank_1.log" in _output(p)]
-    max(ranks, key=lambda p: p.create_time()).kill()
-
-
-def _output(process: psutil.Process) -> str:
-    try:
-        return str(Path(f"/proc/{process.pid}/fd/1").readlink())
-    except OSError:
-        return ""
-
-
 CASES = [
-    Case("a rank is killed", TWO, kill_a_rank, False),
+    Case("a rank is killed", TWO, lambda c, r: of_number(1).kill(), False),
     Case(
         "a node without power, launcher.nodes=1:2",
         (*SLURM, "launcher.nodes=1:2", "launcher.ranks=1"),

@@ -63,7 +63,7 @@ class LateTask(DecoderTask):
 
 
 def told(pool: Pool, folder: Path, strategy: str, ranks: int, **options: Any) -> list[dict[str, Any]]:
-    options |= {"strategy": strategy, "ranks": ranks, "look_every": 2, "steps": 12, "micro_batch": 6}
+    options |= {"strategy": strategy, "ranks": ranks, "look_every": 2, "steps": 12}
     assert pool.run(ranks, train, str(folder), 1, None, options) == ["done"] * ranks
     return [event for event in read_lines(folder / "events.jsonl") if event["event"] == "straggler"]
 

@@ -134,7 +134,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_all_problems_of_all_kinds_are_told_at_once(files: Path) -> None:
     wrong = (
         "strategy=dpp",
-        "tracker=wandb",
+        "tracker=neptune",
         "train.stesp=1",
         "optimizer.lr=fast",
         "train.seed=x",

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from trainkit.errors import Problem
+from trainkit.errors import Problem, TrainkitError
 from trainkit.protocols import RunInfo, TrackerSession
 
 if TYPE_CHECKING:
-    from wandb import Run
+    from wandb import Run, Settings
 
 SERVER = "https://api.wandb.ai"
 ANSWER_S = 10.0  # for which the server is waited at the start; the follower tries again
+REST_S = 25.0  # for which what is left is sent at the end, which waits 30 s for all trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Wandb:
         """Continue the folder's run. Offline there is nothing to continue: what is there is written anew, from the
         first row on."""
         os.environ.setdefault("WANDB_SILENT", "true")  # it prints before it knows of its settings
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nobody was asked
 
         import wandb
 
@@ -68,16 +70,10 @@ class Wandb:
             dir=str(info.folder),
             resume="allow" if self.mode == "online" else None,
             reinit="create_new",
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_code=True,
-                disable_git=True,
-                init_timeout=ANSWER_S,
-                x_disable_machine_info=True,
-                x_disable_stats=True,
-            ),
+            settings=_settings(),
         )
+        if run.offline != (self.mode == "offline"):  # it goes on without a word where a login is not answered
+            raise TrainkitError(f"W&B does not work {self.mode}")
         return WandbSession(run, self.mode)
 
     def held(self, folder: Path) -> Sequence[int] | None:
@@ -115,6 +111,25 @@ class WandbSession:
         if self._mode == "online":
             return str(self._run.url)
         return f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
+
+
+def _settings() -> Settings:
+    """It is told nothing but what is logged: a command line and a terminal may show secrets."""
+    from wandb import Settings
+
+    return Settings(
+        silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        init_timeout=ANSWER_S,
+        login_timeout=ANSWER_S,
+        finish_timeout=REST_S,
+        finish_timeout_raises=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
 
 
 def _logged_in() -> bool:

@@ -150,6 +150,7 @@ def goes_on(running: Running, disk: Disk, leave: int, checkpoints: Path) -> None
     assert [*checkpoints.glob(".*")] == []
 
 
+@pytest.mark.drill
 def test_failures_in_a_row_end_the_run_which_goes_on_when_there_is_room(
     disk: Disk, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -167,6 +167,7 @@ def test_a_run_that_can_do_without_a_machine_goes_on_from_the_memory_of_the_othe
     assert {path.name for path in Path("/dev/shm").iterdir()} <= shared_memory
 
 
+@pytest.mark.drill
 def test_where_one_machine_has_no_room_the_run_goes_on_without(
     begun: Begin, whole: Callable[[int], Path], shared_memory: set[str]
 ) -> None:

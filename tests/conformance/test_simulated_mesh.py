@@ -19,7 +19,7 @@ from trainkit.simulation.simulate import simulate
 from trainkit.simulation.values import Collective, Rank
 from trainkit.strategy.mesh import Mesh
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.drill]
 
 STAGES, REPLICAS, SHARD, TENSOR = 4, 4, 32, 8
 RANKS = STAGES * REPLICAS * SHARD * TENSOR

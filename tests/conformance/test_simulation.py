@@ -130,6 +130,7 @@ def test_a_real_rank_has_and_sends_what_is_simulated(name: str, ranks: int, pool
         ("pipeline", 2, "tied", {}),
     ],
 )
+@pytest.mark.drill
 def test_and_so_it_does_with_other_settings(
     name: str, ranks: int, task: str, train: dict[str, Any], pool: Pool
 ) -> None:

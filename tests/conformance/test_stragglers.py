@@ -68,7 +68,11 @@ def told(pool: Pool, folder: Path, strategy: str, ranks: int, **options: Any) ->
     return [event for event in read_lines(folder / "events.jsonl") if event["event"] == "straggler"]
 
 
-CELLS = [("ddp", 3), ("fsdp", 2), *(pytest.param(name, 2, marks=pytest.mark.slow) for name in ("tensor", "zero2"))]
+CELLS = [
+    ("ddp", 3),
+    ("fsdp", 2),
+    *(pytest.param(name, 2, marks=(pytest.mark.slow, pytest.mark.drill)) for name in ("tensor", "zero2")),
+]
 
 
 @pytest.mark.parametrize(("strategy", "ranks"), CELLS)

@@ -51,7 +51,7 @@ def mlflow_runs(folder: Path) -> dict[str, tuple[str, list[int]]]:
     }
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=(pytest.mark.slow, pytest.mark.drill))])
 def test_sigterm_saves_and_the_same_command_goes_on(
     undisturbed: Callable[[int], Path], tmp_path: Path, ranks: int
 ) -> None:

@@ -53,6 +53,7 @@ def test_weights_whose_gradient_is_only_rounding_do_not_count(temporary: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_half_the_learning_rate_is_found_in_bf16_too(temporary: Path) -> None:
     text = verify(temporary, "local", "local:optimizer.lr=0.0015", "train.precision=bf16", code=1)
     assert "differ from step" in text
@@ -72,6 +73,7 @@ def test_another_learning_rate_shows_in_the_first_weights(temporary: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_a_schedule_that_falls_differently_shows_in_step_2(temporary: Path) -> None:
     """Without warm-up the cosine begins at its top, whatever its floor."""
     text = verify(temporary, "local", "local:schedule.floor=0.9", "schedule.warmup=0", code=1)

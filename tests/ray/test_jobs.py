@@ -22,6 +22,7 @@ def ended(folder: Path, state: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_a_job_is_submitted_stopped_and_gone_on_with_by_another(cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
     said = done(tmp_path, "ray", "submit", "--address", cluster.dashboard, *JOB, *LONG)

@@ -165,6 +165,7 @@ def test_it_goes_on_with_fewer_nodes_and_takes_one_in_that_joins(
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_the_same_command_goes_on_after_its_driver_was_killed(
     cluster: Cluster, begin: Begin, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_submitting_from_inside_a_job(cluster: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 def test_looking_and_stopping(cluster: Cluster, tmp_path: Path) -> None:
     run = Submitted(cluster, tmp_path, *WORDS, *TWO, *LONG)
     with (tmp_path / "followed").open("w") as out:

@@ -32,10 +32,11 @@ def test_a_controller_that_is_away_is_not_missed(cluster: Cluster, tmp_path: Pat
     assert steps == [*range(steps[-1] + 1)]
 
 
+@pytest.mark.drill
 def test_a_node_whose_slurmd_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Slurm takes the node for lost, and starts the job again elsewhere; what trained on the node ends by itself."""
     apart(cluster)
-    run = Submitted(cluster, tmp_path, *WORDS, *TWO, "train.epochs=200")
+    run = Submitted(cluster, tmp_path, *WORDS, *TWO, "train.epochs=4000")
     run.reach(150)
     cluster.kill_slurmd("node2")
     cluster.until(lambda: events(run.run, "requeue") != [], "the job starts again", 120)

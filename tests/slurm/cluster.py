@@ -168,6 +168,10 @@ class Cluster:
         said = self.run("scontrol", "-o", "show", "job", number, check=False).stdout.splitlines()
         return dict(word.split("=", 1) for word in said[-1].split() if "=" in word) if said else {}
 
+    def nodes_of(self, number: str) -> list[str]:
+        """Where a job runs; its batch script on the first."""
+        return self.run("scontrol", "show", "hostnames", self.job(number)["NodeList"]).stdout.split()
+
     def until(self, condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
         until = time.monotonic() + seconds
         while not condition():

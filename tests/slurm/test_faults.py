@@ -38,13 +38,14 @@ def test_a_node_whose_slurmd_is_killed(cluster: Cluster, tmp_path: Path) -> None
     apart(cluster)
     run = Submitted(cluster, tmp_path, *WORDS, *TWO, "train.epochs=4000")
     run.reach(150)
-    cluster.kill_slurmd("node2")
-    cluster.until(lambda: events(run.run, "requeue") != [], "the job starts again", 120)
-    (again,) = events(run.run, "requeue")
-    assert again["cause"] == "node"
+    lost = cluster.nodes_of(run.job)[-1]  # which nodes it gets is up to Slurm
+    cluster.kill_slurmd(lost)
+    cluster.until(lambda: cluster.job(run.job).get("Restarts") == "1", "the job starts again", 120)
+    again = time.time()
     # Before Slurm has ended all of the job, what is left of it may have begun another attempt.
-    cluster.until(lambda: events(run.run, "start")[-1]["time"] > again["time"], "it trains again", 120)
-    assert cluster.job(run.job)["NodeList"] == "node[1,3]"
+    cluster.until(lambda: events(run.run, "start")[-1]["time"] > again, "it trains again", 120)
+    assert {event["cause"] for event in events(run.run, "requeue")} <= {"node"}  # none if all could save and leave
+    assert cluster.nodes_of(run.job) == [name for name in cluster.names if name != lost]
     (run.run / "STOP").touch()
     assert run.wait() == "75:0"
     audit = done(run.run.parent, "audit", str(run.run))

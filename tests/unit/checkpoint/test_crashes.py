@@ -101,6 +101,7 @@ def test_a_save_that_ends_anywhere_leaves_the_newest_whole_one(case: str, tmp_pa
     "case",
     ["next", "over a damaged one", *(pytest.param(c, marks=pytest.mark.drill) for c in ("first", "over a good one"))],
 )
+@pytest.mark.drill
 def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new_one_whole(case: str, tmp_path: Path) -> None:
     """Thousands of them: before each operation, many choices of what of the unsynced names and bytes survives."""
     before, broken, work, meanwhile, after = CASES[case]

@@ -124,6 +124,22 @@ def missed(running: Running) -> int:
     return step
 
 
+def goes_and_comes_back(running: Running, server: Server, what: Server | Postgres) -> None:
+    """In the middle of the run; what was missed arrives."""
+    arrives(running, server, 1)
+    what.stop()
+    step = missed(running)
+    what.start()
+    arrives(running, server, step)
+
+
+def ends_whole(running: Running, server: Server, steps: int) -> None:
+    """Nothing is left to be sent."""
+    assert running.wait() == 0
+    assert (summary(running.run)["unsent_rows"], summary(running.run)["tracker_trouble"]) == (0, None)
+    once(running.run, server, steps)
+
+
 def once(run: Path, server: Server, steps: int) -> None:
     """All steps are there, each once, and `audit` says so."""
     assert held(run, server) == Counter(range(1, steps + 1))
@@ -133,14 +149,8 @@ def once(run: Path, server: Server, steps: int) -> None:
 
 def test_a_server_that_is_killed_and_comes_back_has_every_row_once(folder: Path, server: Server) -> None:
     running = Running(folder, *words(server.uri, 1200))
-    arrives(running, server, 1)
-    server.stop()
-    step = missed(running)
-    server.start()
-    arrives(running, server, step)
-    assert running.wait() == 0
-    assert (summary(running.run)["unsent_rows"], summary(running.run)["tracker_trouble"]) == (0, None)
-    once(running.run, server, 1200)
+    goes_and_comes_back(running, server, server)
+    ends_whole(running, server, 1200)
 
 
 @pytest.mark.skipif(program("postgres") is None, reason="apt-get install postgresql")
@@ -148,17 +158,11 @@ def test_its_postgresql_goes_down_and_then_it_does_itself(
     folder: Path, database: Postgres, on_postgres: Server
 ) -> None:
     running = Running(folder, *words(on_postgres.uri, 2400))
-    arrives(running, on_postgres, 1)
-    database.stop()
-    step = missed(running)
-    database.start()
-    arrives(running, on_postgres, step)
+    goes_and_comes_back(running, on_postgres, database)
     on_postgres.stop()
     running.reach(last_step(running.run) + 100)
     on_postgres.start()
-    assert running.wait() == 0
-    assert (summary(running.run)["unsent_rows"], summary(running.run)["tracker_trouble"]) == (0, None)
-    once(running.run, on_postgres, 2400)
+    ends_whole(running, on_postgres, 2400)
 
 
 @pytest.mark.drill

@@ -29,7 +29,7 @@ from trainkit.runfolder import sync_folder
 
 VERSION = 1
 MANIFEST, MARKER, TRAINER = "MANIFEST.json", "COMMITTED", "trainer.json"
-BLOCK = 1 << 20  # bytes that are read at a time: they are digested while they are in the processor's cache
+BLOCK = 1 << 20  # bytes that are read or written at a time, and digested while they are in the processor's cache
 AHEAD = 1 << 25  # bytes that the disk is asked for before they are wanted
 UNREAD = ""  # the checksum of what was not read
 

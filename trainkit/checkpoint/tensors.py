@@ -27,13 +27,12 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.utils.serialization import config as serialization
 
 from trainkit.canonical import leaves
-from trainkit.checkpoint.manifest import Digest
+from trainkit.checkpoint.manifest import BLOCK, Digest
 from trainkit.checkpoint.reading import Reader
 
 Layout = dict[str, list[Any]]
 """Of each tensor by its dotted name: dtype and global shape, as JSON holds them."""
 
-BLOCK = 1 << 20  # bytes; digested and written while it is in the processor's cache
 AHEAD = 64 << 20  # bytes; so much is sent on to the disk at a time, while more is written
 
 

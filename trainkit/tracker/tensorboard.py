@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo, TrackerSession
+from trainkit.tracker._numbers import grouped
 
 if TYPE_CHECKING:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -54,11 +55,7 @@ class TensorboardSession:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for row in (row for row in rows if row["samples"] > self._samples):
-            values = [
-                Summary.Value(tag=_tag(key), simple_value=float(value))
-                for key, value in row.items()
-                if key not in ("step", "time")
-            ]
+            values = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in grouped(row).items()]
             self._writer.add_event(Event(wall_time=row["time"], step=row["step"], summary=Summary(value=values)))
             self._samples = row["samples"]
         self._writer.flush()
@@ -74,8 +71,3 @@ class TensorboardSession:
 
     def where(self) -> str:
         return f"tensorboard --logdir {shlex.quote(str(self._folder))}"
-
-
-def _tag(key: str) -> str:
-    """TensorBoard groups by what stands before a slash."""
-    return f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}"

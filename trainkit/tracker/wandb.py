@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from trainkit.errors import Problem, TrainkitError
 from trainkit.protocols import RunInfo, TrackerSession
+from trainkit.runfolder import replace_text
+from trainkit.tracker._numbers import grouped
 
 if TYPE_CHECKING:
     from wandb import Run, Settings
@@ -74,7 +76,7 @@ class Wandb:
         )
         if run.offline != (self.mode == "offline"):  # it goes on without a word where a login is not answered
             raise TrainkitError(f"W&B does not work {self.mode}")
-        return WandbSession(run, self.mode)
+        return WandbSession(run)
 
     def held(self, folder: Path) -> Sequence[int] | None:
         return None
@@ -83,16 +85,15 @@ class Wandb:
 class WandbSession:
     """One open run."""
 
-    def __init__(self, run: Run, mode: str) -> None:
-        self._run, self._mode = run, mode
-        self._samples = -1.0
+    def __init__(self, run: Run) -> None:
+        self._run, self._samples = run, -1.0
 
     def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """W&B takes no step before the newest that it has: of what comes again the first stays."""
         for row in (row for row in rows if row["samples"] > self._samples):
             self._samples = row["samples"]
             if row["step"] >= self._run.step:
-                self._run.log({_name(k): v for k, v in row.items() if k not in ("step", "time")}, step=row["step"])
+                self._run.log(grouped(row), step=row["step"])
 
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         pass
@@ -108,9 +109,9 @@ class WandbSession:
         self._run.finish(exit_code=0 if status == "FINISHED" else 1)
 
     def where(self) -> str:
-        if self._mode == "online":
-            return str(self._run.url)
-        return f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
+        if self._run.offline:
+            return f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
+        return str(self._run.url)
 
 
 def _settings() -> Settings:
@@ -147,10 +148,5 @@ def _id(folder: Path) -> str:
     noted = folder / "trainkit-run-id"
     if not noted.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        noted.write_text(secrets.token_hex(4))
+        replace_text(noted, secrets.token_hex(4))  # half of it would be another run
     return noted.read_text()
-
-
-def _name(key: str) -> str:
-    """W&B groups by what stands before a slash."""
-    return f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}"

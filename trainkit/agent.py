@@ -24,6 +24,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -41,6 +42,7 @@ from trainkit.checkpoint.manifest import committed
 from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError, TrainkitError
 from trainkit.launcher import _machine
 from trainkit.launcher._family import follow_parent
+from trainkit.launcher._meter import Meter
 from trainkit.launcher._order import Order as NodesOrder
 from trainkit.launcher._ranks import Fault, Ranks
 from trainkit.main import stop
@@ -52,6 +54,7 @@ from trainkit.resilience.pulse import Pulse
 from trainkit.resilience.watchdog import Watch, described
 from trainkit.runfolder import RunFolder, guard, read_lines
 from trainkit.settings import Recovery, Watchdog
+from trainkit.system import SystemLog
 
 LOOK_S, GLANCE_S, TIMES_USUAL = 0.2, 0.02, 3.0
 NOTICE_S = 3.0  # until a rank has seen that another is gone: a closed connection shows in milliseconds
@@ -115,7 +118,11 @@ class RanksHere(Ranks):
 
     def __init__(self, folder: RunFolder, first: int, pulse: Pulse, spares: int) -> None:
         super().__init__(partial(rank.work, str(folder.root), first, pulse), spares, folder.modules(first))
-        self._folder = folder
+        self._folder, self._meter = folder, Meter(folder.root)
+
+    def machines(self) -> dict[str, dict[str, float]]:
+        """How busy this one is."""
+        return {socket.gethostname(): self._meter.read()}
 
     def on_all(self, task: str, **about: Any) -> list[Any]:
         """As NodeRanks.on_all."""
@@ -142,6 +149,7 @@ class Agent:
         self.sizes, self.first, self.pulse = sizes, attempt, Pulse(sizes[-1])
         self.held, self.asked = 0, False  # the newest step that a rank holds; to leave, so that others may be taken in
         self.nodes, self.board = nodes, Board(folder)
+        self.system = SystemLog(folder, config["system"]["every"])
         self.ranks = self.crew(spares)
 
     def crew(self, spares: int) -> RanksHere | NodeRanks:
@@ -191,6 +199,8 @@ class Agent:
             self.look_for_orders()
             if self.board.due():
                 self.board.write(state.attempt, pulse.all(), ranks.places())
+            if self.system.due():
+                self.system.write(ranks.machines())
             ranks.warm_up()
             if recovery.due(recovery.back(state, ranks.gone()), time.monotonic()):
                 self.asked = True

@@ -264,6 +264,15 @@ class NodeRanks:
             held.update(zip(numbers, keeper.state.get("memory", ()), strict=False))
         return [Place(self._keeper(rank).host, *held.get(rank, (0, None))) for rank in range(len(self._seats))]
 
+    def machines(self) -> dict[str, Message]:
+        """What each machine has said of its load since it was asked last, by host. Now they are asked again."""
+        first = {keeper.host: keeper for keeper in reversed(self._mine()) if not keeper.lost}
+        told = {host: keeper.load for host, keeper in first.items() if keeper.load}
+        for keeper in first.values():
+            keeper.load = {}
+            keeper.wire.send("load")
+        return told
+
     def alive(self) -> list[int]:
         self._pump()
         return sorted(rank for state in self._states() for rank in state["alive"])

@@ -53,23 +53,15 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """This batch on `device`; copies from pinned memory do not wait."""
-        if device.type == "cpu":
-            return self
-        return Batch(
-            {k: v.to(device, non_blocking=True) for k, v in self.inputs.items()},
-            {k: v.to(device, non_blocking=True) for k, v in self.targets.items()},
-            self.weight,
-            self.tokens,
-        )
+        return self if device.type == "cpu" else self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """This batch in page-locked memory, for copies to a GPU that do not wait (called by torch's DataLoader)."""
-        return Batch(
-            {k: v.pin_memory() for k, v in self.inputs.items()},
-            {k: v.pin_memory() for k, v in self.targets.items()},
-            self.weight,
-            self.tokens,
-        )
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        inputs, targets = ({k: change(v) for k, v in tensors.items()} for tensors in (self.inputs, self.targets))
+        return Batch(inputs, targets, self.weight, self.tokens)
 
 
 class Source(Protocol):
@@ -377,6 +369,9 @@ class TrackerSession(Protocol):
     def log(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
 
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """How busy the machines were (system.py). After open() they come from the first one on."""
 
     def artifact(self, name: str, text: str) -> None: ...
 

@@ -122,6 +122,11 @@ class RunFolder:
         return self.root / "logs" / "ranks.json"
 
     @property
+    def system(self) -> Path:
+        """How busy the run's machines were (system.py)."""
+        return self.root / "logs" / "system.jsonl"
+
+    @property
     def memory(self) -> Path:
         """What the place of the run's snapshots is named by (checkpoint/memory.py)."""
         return self.root / "logs" / "memory"
@@ -223,6 +228,23 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             yield json.loads(line)
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The newest complete row of a journal, however long that is; None where there is none."""
+    if not path.exists():
+        return None
+    with path.open("rb") as f:
+        end = begin = f.seek(0, os.SEEK_END)
+        while True:
+            begin = max(0, 2 * begin - end - 4096)
+            f.seek(begin)
+            *whole, _ = f.read(end - begin).split(b"\n")
+            if len(whole) > 1 or (whole and begin == 0):
+                found: dict[str, Any] = json.loads(whole[-1])
+                return found
+            if begin == 0:
+                return None
 
 
 def drop_torn_line(path: Path) -> None:

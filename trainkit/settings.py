@@ -147,6 +147,13 @@ class Straggler:
 
 
 @dataclass(frozen=True, kw_only=True)
+class System:
+    """system.*: how busy processors, memory, disk, network and GPUs of every machine are, every so many seconds."""
+
+    every: Annotated[float, Gt(0)] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Integrity:
     """integrity.*: whether the parameters are the same on all ranks, every so many steps and before each checkpoint."""
 
@@ -167,6 +174,7 @@ class Settings:
     recovery: Recovery
     watchdog: Watchdog
     straggler: Straggler
+    system: System
     integrity: Integrity
     optimizer: Optimizer
     schedule: Schedule

@@ -19,6 +19,7 @@ from trainkit.settings import (
     Run,
     Settings,
     Straggler,
+    System,
     Train,
     Watchdog,
 )
@@ -78,6 +79,7 @@ def make(
         recovery=Recovery(killed=2, raised=2, hung=2, corrupt=2, repeats=2, pause_s=0.0, place=2, rest_s=600.0),
         watchdog=Watchdog(timeout=None, slow=1800.0),
         straggler=Straggler(every=look_every, times=2.0, looks=3),
+        system=System(every=None),
         integrity=Integrity(every=None),
         optimizer=AdamW(lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
         schedule=Cosine(warmup=3, floor=0.1),

@@ -82,6 +82,9 @@ class Closed:
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         pass
 
+    def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
     def artifact(self, name: str, text: str) -> None:
         pass
 

@@ -152,6 +152,20 @@ def test_the_rank_on_the_other_machine_stays(begun: Begin) -> None:
     assert ended(job) == 75
 
 
+def test_each_machine_says_how_busy_it_is(begun: Begin) -> None:
+    job, folder = begun("train.steps=100000", "system.every=0.2")
+    go(folder)
+    until(lambda: len([*read_lines(folder.system)]) > 2, "it is noted", 100)
+    job.stop()
+    assert ended(job) == 75
+    assert {tuple(sorted(row["machines"])) for row in read_lines(folder.system)} >= {("fake0", "fake1")}
+    assert all(
+        0 <= load["cpu_utilization_percentage"] <= 100
+        for row in read_lines(folder.system)
+        for load in row["machines"].values()
+    )
+
+
 def test_a_machine_is_lost_and_the_run_goes_on_without(begun: Begin) -> None:
     job, folder = begun(sizes=(1, 2))
     started(folder)

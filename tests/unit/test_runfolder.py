@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.runfolder import RunFolder, append_line, drop_torn_line, read_lines, replace_text, truncate_after
+from trainkit.runfolder import (
+    RunFolder,
+    append_line,
+    drop_torn_line,
+    last_line,
+    read_lines,
+    replace_text,
+    truncate_after,
+)
 
 
 def steps(path: Path) -> list[int]:
@@ -42,6 +50,20 @@ def test_after_half_a_row_the_next_one_is_whole(tmp_path: Path) -> None:
     assert steps(path) == [1, 3]
     drop_torn_line(path)
     assert steps(path) == [1, 3]
+
+
+@pytest.mark.parametrize("size", [1, 4096, 5000, 100_000])
+def test_the_newest_row_is_read_however_long_it_is(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    assert last_line(path) is None
+    path.write_text('{"half')
+    assert last_line(path) is None
+    path.unlink()
+    for number in range(3):
+        append_line(path, {"step": number, "long": size * "x"})
+        assert last_line(path) == {"step": number, "long": size * "x"}
+    journal(path, torn=size * "y")
+    assert last_line(path) == {"step": 2, "long": size * "x"}
 
 
 def test_a_row_of_which_a_full_disk_takes_half_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ SECTIONS: dict[str, type] = {
     "recovery": s.Recovery,
     "watchdog": s.Watchdog,
     "straggler": s.Straggler,
+    "system": s.System,
     "integrity": s.Integrity,
 }
 SEAMS: dict[str, type] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -14,24 +14,27 @@ from rich.text import Text
 from trainkit.board import Standing, read
 from trainkit.console.events import TOLD, describe
 from trainkit.console.units import duration, quantity
-from trainkit.runfolder import RunFolder, read_lines
+from trainkit.runfolder import RunFolder, last_line, read_lines
+from trainkit.system import busy, gpus
 
 QUIET_S = 15.0  # the agent writes every 2 s
 LAST, RECENT = 5, 20
 AROUND = 8 + LAST  # lines that are no rank's
-LEAST = 3
+LEAST, MACHINES = 3, 4
 
 
 def view(folder: RunFolder, state: str, height: int) -> Group:
     """As many ranks as fit into `height` lines."""
     events, rows = [*read_lines(folder.events)], [*read_lines(folder.metrics)]
     at, attempt, ranks = read(folder)
+    machines = [*_machines(last_line(folder.system), {rank.host for rank in ranks})]
     told = [event for event in events if event["event"] in TOLD][-LAST:]
     slow = {e["rank"]: e for e in _since_start(events) if e["event"] == "straggler"}
     return Group(
         Text(f"{folder.root}: {state}", style="bold", no_wrap=True, overflow="ellipsis"),
         *(Text(line, no_wrap=True, overflow="ellipsis") for line in _head(events, rows, attempt, at)),
-        _table(ranks, slow, max(0.0, time.time() - at), max(LEAST, height - AROUND)),
+        _table(ranks, slow, max(0.0, time.time() - at), max(LEAST, height - AROUND - len(machines))),
+        *(Text(line, no_wrap=True, overflow="ellipsis") for line in machines),
         *(Text(describe(event), style="dim", no_wrap=True, overflow="ellipsis") for event in told),
     )
 
@@ -79,6 +82,19 @@ def _table(ranks: Sequence[Standing], slow: dict[int, dict[str, Any]], since: fl
     if len(shown) < len(ranks):
         table.add_row("...", f"{len(ranks) - len(shown)} more")
     return table
+
+
+def _machines(sample: Mapping[str, Any] | None, hosts: Collection[str]) -> Iterator[str]:
+    """How busy each of `hosts` is; of many, those that are the least."""
+    loads = {host: load for host, load in (sample["machines"] if sample else {}).items() if host in hosts}
+    idle = sorted(loads.items(), key=lambda machine: busy(machine[1]))
+    for host, load in idle[:MACHINES]:
+        cards = f"GPU {' '.join(f'{value:.0f}%' for value in gpus(load))}  " if gpus(load) else ""
+        used = f"CPU {load['cpu_utilization_percentage']:.0f}%  memory {load['system_memory_usage_percentage']:.0f}%"
+        came, went = (load[f"network_{way}_megabytes_per_second"] for way in ("receive", "transmit"))
+        yield f"{host}: {cards}{used}  network {came:.3g} in, {went:.3g} out MiB/s"
+    if len(idle) > MACHINES:
+        yield f"... {len(idle) - MACHINES} more machines, which are busier"
 
 
 def _remark(rank: Standing, slow: dict[str, Any] | None, ahead: int) -> str:

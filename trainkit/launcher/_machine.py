@@ -69,6 +69,21 @@ def gpu_memory() -> dict[int, int]:
     return {pid: used for pid, used in held.items() if used}
 
 
+def gpu_load() -> dict[str, float]:
+    """How busy every GPU is, in percent, MiB and watts, by the names that MLflow has for that."""
+    load: dict[str, float] = {}
+    with _driver() as nvml:
+        for number in range(nvml.nvmlDeviceGetCount() if nvml else 0):
+            with suppress(nvml.NVMLError):  # one that does not answer, or does not tell this
+                handle = nvml.nvmlDeviceGetHandleByIndex(number)
+                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+                load[f"gpu_{number}_memory_usage_percentage"] = 100 * memory.used / memory.total
+                load[f"gpu_{number}_memory_usage_megabytes"] = memory.used / 2**20
+                load[f"gpu_{number}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+                load[f"gpu_{number}_power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
+    return load
+
+
 def driver() -> str | None:
     """The version of the NVIDIA driver."""
     with _driver() as nvml:

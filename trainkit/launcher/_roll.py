@@ -23,6 +23,7 @@ class Keeper:
     size: int = 0
     ready: bool = False
     state: Message = field(default_factory=dict)
+    load: Message = field(default_factory=dict)
     news: list[Message] = field(default_factory=list)
 
     @property
@@ -38,6 +39,8 @@ class Keeper:
         for message in messages:
             if message["what"] == "state":
                 self.state = message
+            elif message["what"] == "load":
+                self.load = message["load"]
             elif message["what"] == "ready":
                 self.ready = True
             elif message["what"] != "alive":

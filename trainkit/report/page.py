@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -18,13 +19,22 @@ from trainkit.report.differences import environment, keys, versions
 from trainkit.report.facts import facts_of
 from trainkit.report.svg import Chart, Point
 from trainkit.report.timeline import timeline
+from trainkit.runfolder import read_lines
 from trainkit.secrets import hidden
+from trainkit.system import Load, busy, gpus
 
 MOST = 8  # runs on a page: so many colours can be told apart
 NOTHING = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What the page may load: the browser holds it to that."""
 
 EVENTS = 200  # the newest of them
+SYSTEM: Mapping[str, Callable[[Load], float | None]] = {
+    "processors, % busy": lambda load: load.get("cpu_utilization_percentage"),
+    "GPUs, % busy": lambda load: busy(load) if gpus(load) else None,
+    "host memory, % used": lambda load: load.get("system_memory_usage_percentage"),
+    "received over the network, MiB/s": lambda load: load.get("network_receive_megabytes_per_second"),
+}
+"""What is drawn of how busy the machines were: the mean of all."""
 
 
 def page(journals: Sequence[Journal], audits: Sequence[Sequence[Finding]]) -> str:
@@ -132,12 +142,23 @@ def times(journals: Sequence[Journal]) -> Iterator[Chart]:
         "data_wait": "waiting for data, s per row",
     }.items():
         yield Chart(title, unit, [_points(j, key, since(j)) if j else [] for j in launched], marks, zero=True)
+    for title, read in SYSTEM.items():
+        yield Chart(title, unit, [_loads(j, read, size) if j else [] for j in launched], marks, zero=True)
     shares = [[(at / size, share) for at, share in over_time(journal)] for journal in journals]
     yield Chart("goodput so far", unit, shares, marks, zero=True)
 
 
 def _points(journal: Journal, key: str, at: Callable[[Row], float]) -> list[Point]:
     return [(at(row), row[key]) for row in journal.rows if key in row]
+
+
+def _loads(journal: Journal, read: Callable[[Load], float | None], size: float) -> list[Point]:
+    """The mean over the machines, as they were noted."""
+    points = []
+    for sample in read_lines(journal.folder.system):
+        if found := [value for load in sample["machines"].values() if (value := read(load)) is not None]:
+            points.append(((sample["time"] - journal.attempts[0].launched) / size, statistics.fmean(found)))
+    return points
 
 
 def _grid(charts: Iterator[Chart]) -> str:

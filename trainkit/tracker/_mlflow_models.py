@@ -1,5 +1,5 @@
-"""What a run read and what came out of it: data as inputs, checkpoints and the exported model as models that hold no
-weights, only where they are and how good.
+"""What a run read and what came out of it: data as inputs, checkpoints and the exported model as models that say where
+they are and how good. They hold no weights, unless those of the exported model are asked for.
 
 All of it is made from events and rows that may come again, so each is looked up before it is made.
 """
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 STEP, URI, COPY, ATTEMPT = "trainkit.step", "trainkit.uri", "trainkit.copy", "trainkit.attempt"
-REPLACED = "trainkit.replaced"
+REPLACED, SENT = "trainkit.replaced", "trainkit.uploaded"
 CONTEXT = {"train": "training", "heldout": "evaluation"}
 
 
 class Models:
-    """Those of one run. `registry`: under which name the exported model is registered; None: not at all."""
+    """Those of one run. `registry`: under which name the exported model is registered; None: not at all. `sends`: its
+    files too."""
 
-    def __init__(self, client: MlflowClient, run: Run, info: RunInfo, registry: str | None) -> None:
+    def __init__(self, client: MlflowClient, run: Run, info: RunInfo, registry: str | None, sends: bool) -> None:
         self._client, self._run, self._info, self._registry = client, run, info, registry
+        self._sends = sends
+        self._unsent: LoggedModel | None = None
         self._id, self._experiment = run.info.run_id, run.info.experiment_id
         self._looks: dict[int, Mapping[str, Any]] = {}  # the rows that have held-out metrics, by step
         self._data: dict[str, str] = {}  # of the held-out data, as a metric names it
@@ -101,6 +104,14 @@ class Models:
             self._client.set_logged_model_tags(old.model_id, {REPLACED: name})
         if self._registry is not None:
             register(self._client, self._registry, self._id, model)
+        self._unsent = model if self._sends and SENT not in model.tags else None
+
+    def upload(self) -> None:
+        """The files of the exported model, once; after an end in the middle of it all of them again."""
+        if self._unsent is not None:
+            self._client.log_model_artifacts(self._unsent.model_id, _path(self._unsent))
+            self._client.set_logged_model_tags(self._unsent.model_id, {SENT: "true"})
+            self._unsent = None
 
     def _make(self, name: str, kind: str, step: int, path: Path) -> LoggedModel:
         """The client's own create_logged_model, not mlflow.create_external_model: that would write to whatever store
@@ -108,7 +119,8 @@ class Models:
         from mlflow.entities import LoggedModelOutput
 
         tags = {STEP: str(step), URI: path.absolute().as_uri(), ATTEMPT: str(self._attempt)}
-        tags |= {"mlflow.model.isExternal": "true", "trainkit.run_dir": str(self._info.folder)}
+        external = "false" if kind == "model" and self._sends else "true"
+        tags |= {"mlflow.model.isExternal": external, "trainkit.run_dir": str(self._info.folder)}
         model = self._client.create_logged_model(self._experiment, name, self._id, tags, model_type=kind)
         self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(self._id, [LoggedModelOutput(model.model_id, step)])

@@ -62,7 +62,7 @@ class Follower:
         self.where: str | None = None
         self._tracker, self._info = tracker, info
         self._journal = RunFolder(info.folder).metrics
-        self._rows, self._events = self._tails()
+        self._rows, self._events, self._system = self._tails()
         self._reached = -1.0  # data position of the last row that was sent
         self._session: TrackerSession | None = None
         self._status: Status | None = None
@@ -101,8 +101,9 @@ class Follower:
                 return
             self._wake.wait(pause)
 
-    def _tails(self) -> tuple[Tail, Tail]:
-        return Tail(self._journal), Tail(RunFolder(self._info.folder).events)
+    def _tails(self) -> tuple[Tail, Tail, Tail]:
+        folder = RunFolder(self._info.folder)
+        return Tail(self._journal), Tail(folder.events), Tail(folder.system)
 
     def _send(self, finishing: Status | None) -> None:
         if self._session is None:
@@ -111,7 +112,7 @@ class Follower:
                 return
             # After a fault too: only the tracker knows what of it has arrived, so all is read again.
             self._session = self._tracker.open(self._info)
-            self._rows, self._events = self._tails()
+            self._rows, self._events, self._system = self._tails()
             if self._session is None:  # nothing is tracked
                 self._reached = math.inf
                 return
@@ -122,6 +123,8 @@ class Follower:
             self._session.log(rows)
             self._reached = rows[-1]["samples"]
         self._session.tell(events)
+        if samples := self._system.rows():
+            self._session.measure(samples)
         if finishing:
             self._session.close(finishing)
 
@@ -139,6 +142,7 @@ def _sync(tracker: Tracker, info: RunInfo, status: Status) -> str:
     folder = RunFolder(info.folder)
     session.log(list(read_lines(folder.metrics)))
     session.tell(list(read_lines(folder.events)))
+    session.measure(list(read_lines(folder.system)))
     session.close(status)
     return session.where()
 

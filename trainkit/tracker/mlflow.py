@@ -16,11 +16,13 @@ from trainkit.protocols import RunInfo, TrackerSession
 from trainkit.secrets import HIDDEN, without_login
 from trainkit.tracker._mlflow_models import Models
 from trainkit.tracker._mlflow_run import noted, open_run
+from trainkit.tracker._numbers import by_machine
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
+SAMPLE = "system/sample"
 MOST_METRICS = 1000  # of one log_batch
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
@@ -31,11 +33,13 @@ class Mlflow:
 
     uri       null: MLFLOW_TRACKING_URI, else a sqlite file in the working directory, which plain `mlflow ui` shows
     registry  the name under which the exported model is registered; null: it is not
+    upload    the files of the exported model go there too, else only where they are
     """
 
     uri: str | None
     experiment: str
     registry: str | None = None
+    upload: bool = False
 
     def problems(self) -> Sequence[Problem]:
         scheme = urlsplit(self.resolved_uri()).scheme.split("+")[0]
@@ -55,7 +59,7 @@ class Mlflow:
             client = connect(uri)
             experiment = self._experiment(client, uri)
             run = open_run(client, experiment, info, uri)
-            return MlflowSession(client, run, uri, Models(client, run, info, self.registry))
+            return MlflowSession(client, run, uri, Models(client, run, info, self.registry, self.upload))
 
     def held(self, folder: Path) -> Sequence[int] | None:
         known = noted(folder)
@@ -103,6 +107,7 @@ class MlflowSession:
         self._id, self._experiment = run.info.run_id, run.info.experiment_id
         # Every row carries `samples`, which only grows: what the server holds of it says which rows it has.
         self._samples = run.data.metrics.get("samples", -1.0)
+        self._measured, self._held = 0, run.data.metrics.get(SAMPLE, 0.0)
 
     def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         new = [row for row in rows if row["samples"] > self._samples]
@@ -114,11 +119,23 @@ class MlflowSession:
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         self._models.tell(events)
 
+    def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Each is counted, so that what the server holds of it says where to go on."""
+        numbered = [{"step": n, **sample} for n, sample in enumerate(samples, self._measured + 1)]
+        self._measured += len(numbered)
+        new = [{"step": s["step"], "time": s["time"], **by_machine(s), SAMPLE: s["step"]} for s in numbered]
+        for batch in _batches([row for row in new if row["step"] > self._held]):
+            metrics = [metric for row in batch for metric in _metrics(row)]
+            for begin in range(0, len(metrics), MOST_METRICS):  # a row of many machines may be too much for one
+                self._client.log_batch(self._id, metrics=metrics[begin : begin + MOST_METRICS])
+            self._held = batch[-1]["step"]
+
     def artifact(self, name: str, text: str) -> None:
         self._client.log_text(self._id, text, name)
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         self._client.set_terminated(self._id, status=status)
+        self._models.upload()  # last: it may take longer than a run waits for its tracker
 
     def where(self) -> str:
         return place(self._uri, self._experiment, self._id)

@@ -15,14 +15,15 @@ from trainkit.errors import Problem
 from trainkit.protocols import RunInfo, TrackerSession
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Gauge
 
 LABELS = ("run", "recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prometheus:
-    """Every number of the newest row as a gauge trainkit_KEY, step_seconds besides, and events counted by kind.
+    """Every number of the newest row as a gauge trainkit_KEY, step_seconds besides, how busy each machine is as
+    trainkit_system_KEY, and events counted by kind.
 
     port  of the machine on which the command was given; 0: one that is free
     """
@@ -49,11 +50,12 @@ class PrometheusSession:
     """One run on one port, until it ends: there are no numbers of a run that is over."""
 
     def __init__(self, server: Any, registry: CollectorRegistry, info: RunInfo) -> None:
-        from prometheus_client import Counter, Gauge
+        from prometheus_client import Counter
 
         self._server, self._registry = server, registry
         self._labels = {"run": str(info.folder), "recipe": info.tags.get("recipe", info.name)}
         self._gauges: dict[str, Gauge] = {}
+        self._system: dict[str, Gauge] = {}
         self._last: tuple[int, float] | None = None
         self._events = Counter("trainkit_events", "Events of the run, by kind", (*LABELS, "event"), registry=registry)
 
@@ -66,16 +68,28 @@ class PrometheusSession:
             self._set(key, float(value))
 
     def _set(self, key: str, value: float) -> None:
+        self._gauge(self._gauges, key, LABELS).labels(**self._labels).set(value)
+
+    def _gauge(self, gauges: dict[str, Gauge], key: str, labels: Sequence[str]) -> Gauge:
         from prometheus_client import Gauge
 
-        if key not in self._gauges:
-            said = f"{key} in the newest row of metrics.jsonl that has it"
-            self._gauges[key] = Gauge(f"trainkit_{key}", said, LABELS, registry=self._registry)
-        self._gauges[key].labels(**self._labels).set(value)
+        if key not in gauges:
+            gauges[key] = Gauge(f"trainkit_{key}", f"{key}, the newest of the run", labels, registry=self._registry)
+        return gauges[key]
 
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         for event in events:
             self._events.labels(**self._labels, event=event["event"]).inc()
+
+    def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """The newest; of a machine that is lost there is nothing any more."""
+        for gauge in self._system.values():
+            gauge.clear()
+        for host, load in samples[-1]["machines"].items() if samples else ():
+            for key, value in load.items():
+                self._gauge(self._system, f"system_{key}", (*LABELS, "host")).labels(**self._labels, host=host).set(
+                    value
+                )
 
     def artifact(self, name: str, text: str) -> None:
         pass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trainkit.errors import Problem
 from trainkit.protocols import RunInfo, TrackerSession
-from trainkit.tracker._numbers import grouped
+from trainkit.tracker._numbers import by_machine, grouped
 
 if TYPE_CHECKING:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -47,18 +47,27 @@ class TensorboardSession:
 
     def __init__(self, writer: EventFileWriter, folder: Path) -> None:
         self._writer, self._folder = writer, folder
-        self._samples = -1.0
+        self._samples, self._measured = -1.0, 0
 
     def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """A run that goes back in its own attempt makes the same steps again: the first of them stay."""
+        for row in (row for row in rows if row["samples"] > self._samples):
+            self._add(grouped(row), row["step"], row["time"])
+            self._samples = row["samples"]
+        self._writer.flush()
+
+    def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        for sample in samples:
+            self._measured += 1
+            self._add(by_machine(sample), self._measured, sample["time"])
+        self._writer.flush()
+
+    def _add(self, numbers: Mapping[str, Any], step: int, at: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        for row in (row for row in rows if row["samples"] > self._samples):
-            values = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in grouped(row).items()]
-            self._writer.add_event(Event(wall_time=row["time"], step=row["step"], summary=Summary(value=values)))
-            self._samples = row["samples"]
-        self._writer.flush()
+        values = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in numbers.items()]
+        self._writer.add_event(Event(wall_time=at, step=step, summary=Summary(value=values)))
 
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         pass

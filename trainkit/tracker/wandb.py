@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from trainkit.errors import Problem, TrainkitError
 from trainkit.protocols import RunInfo, TrackerSession
 from trainkit.runfolder import replace_text
-from trainkit.tracker._numbers import grouped
+from trainkit.tracker._numbers import by_machine, grouped
 
 if TYPE_CHECKING:
     from wandb import Run, Settings
@@ -97,6 +97,11 @@ class WandbSession:
 
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         pass
+
+    def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """W&B counts one kind of step only: the newest is part of the newest row."""
+        for sample in samples:
+            self._run.log(by_machine(sample), commit=False)
 
     def artifact(self, name: str, text: str) -> None:
         files = Path(self._run.dir)

@@ -73,6 +73,17 @@ class Twin(ModuleType):
             raise self.NVMLError("GPU is lost")
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.held[handle]]
 
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(used=(handle + 1) * 2**30, total=2**33)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> SimpleNamespace:
+        if handle >= self.answers:
+            raise self.NVMLError("GPU is lost")
+        return SimpleNamespace(gpu=90 - handle, memory=40)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return 350_000
+
 
 @pytest.mark.parametrize(("answers", "held"), [(2, {7: 2**30 + 2**20}), (1, {7: 2**30}), (0, {})])
 def test_memory_of_gpus_is_that_of_each_process(
@@ -87,3 +98,17 @@ def test_memory_of_gpus_is_that_of_each_process(
 def test_without_a_driver_no_memory_of_gpus_is_known() -> None:
     if _machine.driver() is None:
         assert _machine.gpu_memory() == {}
+
+
+def test_the_load_of_gpus_has_the_names_and_units_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = Twin(answers=1)
+    monkeypatch.setitem(sys.modules, "pynvml", twin)
+    assert _machine.gpu_load() == {
+        "gpu_0_memory_usage_percentage": 12.5,
+        "gpu_0_memory_usage_megabytes": 1024,
+        "gpu_0_utilization_percentage": 90,
+        "gpu_0_power_usage_watts": 350,
+        "gpu_1_memory_usage_percentage": 25,
+        "gpu_1_memory_usage_megabytes": 2048,
+    }
+    assert twin.open == 0

@@ -11,7 +11,7 @@ import pytest
 
 from tests.mlflow_server import Server
 from trainkit.protocols import RunInfo
-from trainkit.runfolder import RunFolder, append_line
+from trainkit.runfolder import RunFolder, append_line, read_lines
 from trainkit.tracker.mlflow import Mlflow
 
 
@@ -44,6 +44,16 @@ def write(root: Path, *steps: int, attempt: int = 1) -> None:
     """What training does: append rows to the run folder."""
     for row in rows(*steps, attempt=attempt):
         append_line(RunFolder(root).metrics, row)
+
+
+def measured(root: Path, *numbers: int, machines: int = 2) -> list[dict[str, Any]]:
+    """What the agent does: append how busy the machines n0, n1... were; all such rows of the folder."""
+    path = RunFolder(root).system
+    path.parent.mkdir(exist_ok=True)
+    for number in numbers:
+        loads = {f"n{n}": {"cpu_utilization_percentage": float(10 * number + n)} for n in range(machines)}
+        append_line(path, {"time": 1e9 + number, "machines": loads})
+    return [*read_lines(path)]
 
 
 @dataclass

@@ -157,6 +157,9 @@ class Faulty:
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         pass
 
+    def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
     def artifact(self, name: str, text: str) -> None:
         self._maybe("artifact")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.tracker.conftest import info, losses, rows, seen
+from tests.unit.tracker.conftest import info, losses, measured, rows, seen
 from trainkit.protocols import TrackerSession
 from trainkit.tracker.mlflow import MOST_METRICS, Mlflow, _batches, _metrics, place
 
@@ -147,3 +147,30 @@ def test_a_member_is_shown_below_its_sweep_whoever_comes_first(database: str, tm
     tags = [seen(database, root).tags for root in (sweep / "a", sweep / "b", sweep)]
     assert [tag.get("mlflow.parentRunId") for tag in tags] == [parent, parent, None]
     assert seen(database, sweep).status == "FINISHED"
+
+
+def loads(uri: str, root: Path, host: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    run_id = json.loads((root / "mlflow.json").read_text())["run_id"]
+    found = MlflowClient(uri).get_metric_history(run_id, f"system/{host}/cpu_utilization_percentage")
+    return [(metric.step, metric.value) for metric in found]
+
+
+def test_how_busy_machines_were_is_there_once_whoever_sends_it_again(database: str, tmp_path: Path) -> None:
+    root = tmp_path / "busy"
+    lost, again = opened(database, root), opened(database, root)
+    samples = measured(root, 1, 2)
+    lost.measure(samples)
+    again.measure(samples)  # the answer to the first was lost: the first row is known to be there, or all are sent
+    again.measure(measured(root, 3)[2:])
+    third = opened(database, root, 2)
+    third.measure(measured(root, 4))
+    assert loads(database, root, "n1") == [(1, 11.0), (2, 21.0), (3, 31.0), (4, 41.0)]
+
+
+def test_more_machines_than_mlflow_takes_at_once(database: str, tmp_path: Path) -> None:
+    root = tmp_path / "wide"
+    opened(database, root).measure(measured(root, 1, 2, machines=1500))
+    assert loads(database, root, "n0") == [(1, 10.0), (2, 20.0)]
+    assert loads(database, root, "n1499") == [(1, 1509.0), (2, 1519.0)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.mlflow_server import Server
 from tests.unit.tracker.conftest import info, rows
 from trainkit.errors import TrainkitError
 from trainkit.protocols import TrackerSession
@@ -42,8 +44,8 @@ def done(root: Path, step: int) -> dict[str, Any]:
     return {"event": "end", "step": step, "status": "done"}
 
 
-def opened(uri: str, root: Path, attempt: int = 1, registry: str | None = None) -> TrackerSession:
-    session = Mlflow(uri=uri, experiment="models", registry=registry).open(about(root, attempt))
+def opened(uri: str, root: Path, attempt: int = 1, registry: str | None = None, upload: bool = False) -> TrackerSession:
+    session = Mlflow(uri=uri, experiment="models", registry=registry, upload=upload).open(about(root, attempt))
     assert session is not None
     return session
 
@@ -167,6 +169,45 @@ def test_the_exported_model_is_registered_once_as_the_candidate(database: str, t
     second = trained(database, tmp_path / "second", 0.4, "once")
     assert trained(database, tmp_path / "first", 0.5, "once").version == first.version  # told again
     assert client.get_model_version_by_alias("once", "candidate").version == second.version
+
+
+def test_the_files_of_the_model_are_sent_once_if_asked_for(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a real server, from which whoever asks for the alias gets them; an end in the middle leaves the rest for the
+    next time."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    server.start()
+    root, sent = tmp_path / "files", []
+    whole = MlflowClient.log_model_artifacts
+
+    def counted(client: MlflowClient, model: str, folder: str) -> None:
+        sent.append(model)
+        if len(sent) == 1:
+            client.log_model_artifact(model, f"{folder}/config.json")
+            raise ConnectionError
+        whole(client, model, folder)
+
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", counted)
+    (root / "model/sub").mkdir(parents=True)
+    files = {"config.json": "{}", "sub/weights.bin": "w" * 1000}
+    for name, text in files.items():
+        (root / "model" / name).write_text(text)
+    for attempt in (1, 2, 3):
+        session = opened(server.uri, root, attempt, registry="files", upload=True)
+        session.tell([start(0), save(root, 5), done(root, 5)])
+        with nullcontext() if attempt > 1 else pytest.raises(ConnectionError):
+            session.close("FINISHED")
+    assert len(sent) == 2
+    known = models(server.uri, root)
+    assert known["model_5"].tags["trainkit.uploaded"] == "true"
+    assert "trainkit.uploaded" not in known["step_5"].tags
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    got = Path(mlflow.artifacts.download_artifacts("models:/files@candidate"))
+    assert {name: (got / name).read_text() for name in files} == files
 
 
 def test_nothing_is_registered_unless_asked_for(database: str, tmp_path: Path) -> None:

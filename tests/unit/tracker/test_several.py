@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import urllib.error
 import urllib.request
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.conftest import until
-from tests.unit.tracker.conftest import info, losses, rows, seen, write
+from tests.unit.tracker.conftest import info, losses, measured, rows, seen, write
 from trainkit.config import build, compose
 from trainkit.errors import ConfigError
 from trainkit.runfolder import RunFolder, truncate_after
@@ -30,20 +31,24 @@ def trackers(**chosen: Any) -> Any:
     return several({name: type(tracker) for name, tracker in chosen.items()})(**chosen)
 
 
-def curve(folder: Path) -> list[tuple[int, float]]:
-    """What TensorBoard shows of the loss."""
+def curve(folder: Path, tag: str = "train/loss") -> list[tuple[int, float]]:
+    """What TensorBoard shows of it."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(folder))
     found.Reload()
-    return [(event.step, pytest.approx(event.value)) for event in found.Scalars("train/loss")]
+    return [(event.step, pytest.approx(event.value)) for event in found.Scalars(tag)]
 
 
-def page(where: str) -> dict[str, float]:
-    """Prometheus' text format: name{labels} value."""
+def page(where: str, by: str = "") -> dict[str, float]:
+    """Prometheus' text format: name{labels} value. By name; or those that have the label `by`, by that."""
     url = f"http://127.0.0.1:{where.rpartition(':')[2]}"
     lines = urllib.request.urlopen(url, timeout=5).read().decode().splitlines()
-    return {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("trainkit_")}
+    found = {line: float(line.split()[-1]) for line in lines if line.startswith("trainkit_")}
+    if not by:
+        return {line.split("{")[0]: value for line, value in found.items()}
+    labels = {line: re.search(f'[{{,]{by}="([^"]*)"', line) for line in found}
+    return {label[1]: found[line] for line, label in labels.items() if label}
 
 
 # ------------------------------------------------------------------------------------------ configuration
@@ -152,3 +157,19 @@ def test_prometheus_sees_the_newest_row_and_counts_events_until_the_end(tmp_path
     assert followers.finish("FINISHED", 30) == 0
     with pytest.raises(urllib.error.URLError):
         page(where)
+
+
+def test_tensorboard_and_prometheus_show_how_busy_machines_are(tmp_path: Path) -> None:
+    root = tmp_path / "busy"
+    followers = Followers(trackers(tensorboard=Tensorboard(dir=None), prometheus=Prometheus(port=0)), info(root))
+    measured(root, 1, 2)
+    followers.start()
+    write(root, 1)
+    until(lambda: followers.where is not None and "/metrics" in followers.where, "it listens")
+    where = str(followers.where).removesuffix("/metrics")
+    until(lambda: page(where, by="host").get("n1") == 21.0, "the newest is shown")
+    measured(root, 3, machines=1)
+    until(lambda: page(where, by="host") == {"n0": 30.0}, "a machine that is lost is not")
+    assert followers.finish("FINISHED", 30) == 0
+    tag = "system/n0/cpu_utilization_percentage"
+    assert curve(root / "tensorboard", tag) == [(1, 10.0), (2, 20.0), (3, 30.0)]

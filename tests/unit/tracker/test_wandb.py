@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.conftest import until
-from tests.unit.tracker.conftest import info, losses, write
+from tests.unit.tracker.conftest import info, losses, measured, rows, write
 from trainkit.config import build, compose
 from trainkit.runfolder import RunFolder, truncate_after
 from trainkit.tracker._several import several
@@ -58,14 +58,17 @@ def written(root: Path) -> list[Any]:
     return found
 
 
-def curve(root: Path) -> list[tuple[int, float]]:
-    """What `wandb sync` would send of the loss."""
-    rows = [
+def history(root: Path) -> list[dict[str, Any]]:
+    """The rows that `wandb sync` would send."""
+    return [
         {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
         for record in records(root)
         if record.WhichOneof("record_type") == "history"
     ]
-    return [(row["_step"], row["train/loss"]) for row in rows]
+
+
+def curve(root: Path) -> list[tuple[int, float]]:
+    return [(row["_step"], row["train/loss"]) for row in history(root)]
 
 
 def follow(root: Path, *steps: int, attempt: int = 1, **params: str) -> Followers:
@@ -134,3 +137,16 @@ def test_whoever_is_not_logged_in_is_told_before_the_start(tmp_path: Path, monke
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert ONLINE.problems() == ()
+
+
+def test_how_busy_machines_were_is_part_of_the_newest_row(tmp_path: Path) -> None:
+    root = tmp_path / "busy"
+    session = OFFLINE.open(info(root))
+    assert session is not None
+    session.log(rows(1))
+    session.measure(measured(root, 1, 2))
+    session.log(rows(2))
+    session.measure(measured(root, 3)[2:])
+    session.close("FINISHED")
+    key = "system/n1/cpu_utilization_percentage"
+    assert [(row["_step"], row.get(key)) for row in history(root)] == [(1, 21.0), (2, 31.0)]

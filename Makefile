@@ -10,7 +10,7 @@ PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
 MPI := openmpi-bin iproute2
 
-.PHONY: run test test-all drills install slurm-here mpi-here chromium-here postgres-here horovod golden bench soak clean help
+.PHONY: run test test-all drills install slurm-here mpi-here chromium-here postgres-here disk-here horovod golden bench soak clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -58,6 +58,12 @@ postgres-here:
 	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends postgresql; } \
 	    || echo "the test of MLflow over PostgreSQL is passed over; for it, as root: apt-get install postgresql"
 
+# A file system of our own for tests/slurm/test_disk.py.
+disk-here:
+	@command -v bindfs >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends bindfs; } \
+	    || echo "the tests of a disk that stands still are passed over; for them, as root: apt-get install bindfs"
+
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed
 	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt -e '.[llm,vision,accelerate,deepspeed,ray,sweep,tensorboard,prometheus,wandb,test]'
@@ -80,7 +86,7 @@ test-all: test .venv-prefect/.installed chromium-here postgres-here
 	$(BIN)/python -m pytest -m "slow and not drill"
 
 # make drills     those that CI has no time for
-drills: $(VENV)/.installed-test slurm-here mpi-here .venv-airflow/.installed .venv-prefect/.installed
+drills: $(VENV)/.installed-test slurm-here mpi-here disk-here .venv-airflow/.installed .venv-prefect/.installed
 	$(BIN)/python -m pytest -m drill
 
 # make golden     write the committed configurations of the recipes, and the README's table of features, anew

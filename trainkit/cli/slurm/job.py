@@ -143,7 +143,7 @@ class Life:
         why = requeue.cause(events, code, _control.end_time(self.job.number), self.launcher.warning_s)
         if why is None or self.launcher.restart == "no":
             self.dismiss()
-        elif not self.running():
+        elif self.cancelled():
             say(f"job {self.job.number} was cancelled, so it does not start again")
             self.dismiss()
         elif reason := self.against(why):
@@ -172,12 +172,13 @@ class Life:
         steps = committed(self.folder.checkpoints(self.settings.checkpoint.dir))
         return max(recovery.regular(read_lines(self.folder.events), steps), default=-1)
 
-    def running(self) -> bool:
-        """Whether Slurm still means this job to run: requeueing one that was cancelled would bring it back. True where
-        it cannot be asked."""
+    def cancelled(self) -> bool:
+        """Whether a person has ended this job: it would come back if it was queued again. Not one that Slurm ends at
+        its time limit, in which what saves has some seconds. False where Slurm cannot be asked."""
         states = _control.states([self.job.number])
         state = states.get(self.job.number) if states else None
-        return state is None or state.state in ("RUNNING", "SUSPENDED")
+        goes_on = state is None or state.state in ("RUNNING", "SUSPENDED")
+        return not goes_on and not _control.timed_out(self.job.number)
 
     def queue_again(self) -> None:
         until = time.monotonic() + PATIENCE_S

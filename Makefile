@@ -9,6 +9,8 @@ AIRFLOW := apache-airflow==3.3.2
 PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
 MPI := openmpi-bin iproute2
+# What starts few ranks at a time, so that two of these files do not wait for each other's.
+APART := tests/unit tests/golden tests/architecture
 
 .PHONY: run test test-all drills install slurm-here mpi-here chromium-here postgres-here disk-here horovod golden bench soak clean help
 
@@ -79,7 +81,8 @@ test: $(VENV)/.installed-test slurm-here mpi-here
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(APART)
+	$(BIN)/python -m pytest -m "not slow" $(APART:%=--ignore=%)
 
 # make test-all   the slow tests too
 test-all: test .venv-prefect/.installed chromium-here postgres-here

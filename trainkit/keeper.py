@@ -94,7 +94,7 @@ class Keeper:
     def __init__(self, wire: Wire, lease: float) -> None:
         self.wire, self.lease = wire, lease
         self.crew: Ranks | None = None
-        self.meter: Meter | None = None
+        self.meter = Meter(disk=None)
         self.pulse, self.attempt, self.numbers = Pulse(1), 0, list[int]()
         self.faults: dict[int, float] = {}
         self.outcome: Outcome | None = None
@@ -134,8 +134,7 @@ class Keeper:
             if not self.numbers:  # else how the ranks are is told as often
                 self.wire.send("alive")
         elif what == "load":
-            if self.meter is not None:
-                self.wire.send("load", load=self.meter.read())
+            self.wire.send("load", load=self.meter.read())
         elif what == "keep":
             self.keep({*message["ranks"]})
             self.wire.send("kept")
@@ -163,7 +162,6 @@ class Keeper:
         if self.crew is None:
             self.pulse = Pulse(message["most"])
             work = partial(rank.work, message["root"], message["first"], self.pulse, kept=True)
-            self.meter = Meter(folder.root)
             self.crew = Ranks(work, spares=0, noted=folder.modules(message["first"]))
         self.pulse.begin(part.size)
         self.crew.begin_part(self.attempt, message["again"], part, logs)

@@ -371,7 +371,7 @@ class TrackerSession(Protocol):
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None: ...
 
     def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """How busy the machines were (system.py). After open() they come from the first one on."""
+        """How busy the machines were (system.py); by its number, `sample`, one that comes again is known."""
 
     def artifact(self, name: str, text: str) -> None: ...
 

@@ -43,7 +43,8 @@ def test_a_row_after_half_of_one_is_whole(folder: RunFolder) -> None:
     with folder.system.open("a") as f:
         f.write('{"time": 1')
     SystemLog(folder, 1.0).write({"n2": {}})
-    assert [[*row["machines"]] for row in read_lines(folder.system)] == [["n1"], ["n2"]]
+    rows = [*read_lines(folder.system)]
+    assert [(row["sample"], *row["machines"]) for row in rows] == [(1, "n1"), (2, "n2")]
 
 
 def test_where_nobody_has_answered_nothing_is_written(folder: RunFolder) -> None:
@@ -52,8 +53,12 @@ def test_where_nobody_has_answered_nothing_is_written(folder: RunFolder) -> None
 
 
 def test_a_disk_that_is_away_disturbs_nothing(tmp_path: Path) -> None:
-    SystemLog(RunFolder(tmp_path / "gone"), 1.0).write({"n1": {}})
+    log = SystemLog(RunFolder(tmp_path / "gone"), 1.0)
+    log.write({"n1": {}})
     assert not (tmp_path / "gone").exists()
+    (tmp_path / "gone/logs").mkdir(parents=True)
+    log.write({"n1": {}})
+    assert [row["sample"] for row in read_lines(RunFolder(tmp_path / "gone").system)] == [1]
 
 
 def test_a_job_that_has_lost_the_run_writes_nothing(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,11 @@ LOOPBACK = "lo"
 
 
 class Meter:
-    """What depends on time is that since it was read last. `folder`: on the disk that is looked at."""
+    """What depends on time is that since it was read last. `disk`: a folder on the one that is looked at; None: no disk
+    is, which may be a network's and stand still, and whoever looks with it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, disk: Path | None) -> None:
+        self._disk = disk
         psutil.cpu_percent()  # begins to count
         self._at, self._carried = time.monotonic(), _carried()
 
@@ -36,9 +37,10 @@ class Meter:
             "network_receive_megabytes_per_second": received,
             "network_transmit_megabytes_per_second": sent,
         }
-        with suppress(OSError):  # a network disk may be away for a while
-            disk = psutil.disk_usage(str(self._folder))
-            load |= {"disk_usage_percentage": disk.percent, "disk_available_megabytes": disk.free / MIB}
+        if self._disk is not None:
+            with suppress(OSError):  # the folder is gone
+                disk = psutil.disk_usage(str(self._disk))
+                load |= {"disk_usage_percentage": disk.percent, "disk_available_megabytes": disk.free / MIB}
         return {name: round(value, 3) for name, value in (load | _machine.gpu_load()).items()}
 
 

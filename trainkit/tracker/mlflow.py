@@ -107,7 +107,7 @@ class MlflowSession:
         self._id, self._experiment = run.info.run_id, run.info.experiment_id
         # Every row carries `samples`, which only grows: what the server holds of it says which rows it has.
         self._samples = run.data.metrics.get("samples", -1.0)
-        self._measured, self._held = 0, run.data.metrics.get(SAMPLE, 0.0)
+        self._measured = run.data.metrics.get(SAMPLE, 0.0)
 
     def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         new = [row for row in rows if row["samples"] > self._samples]
@@ -120,15 +120,13 @@ class MlflowSession:
         self._models.tell(events)
 
     def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Each is counted, so that what the server holds of it says where to go on."""
-        numbered = [{"step": n, **sample} for n, sample in enumerate(samples, self._measured + 1)]
-        self._measured += len(numbered)
-        new = [{"step": s["step"], "time": s["time"], **by_machine(s), SAMPLE: s["step"]} for s in numbered]
-        for batch in _batches([row for row in new if row["step"] > self._held]):
+        new = [sample for sample in samples if sample["sample"] > self._measured]
+        rows = [{"step": s["sample"], "time": s["time"], **by_machine(s), SAMPLE: s["sample"]} for s in new]
+        for batch in _batches(rows):
             metrics = [metric for row in batch for metric in _metrics(row)]
             for begin in range(0, len(metrics), MOST_METRICS):  # a row of many machines may be too much for one
                 self._client.log_batch(self._id, metrics=metrics[begin : begin + MOST_METRICS])
-            self._held = batch[-1]["step"]
+            self._measured = batch[-1]["step"]
 
     def artifact(self, name: str, text: str) -> None:
         self._client.log_text(self._id, text, name)

@@ -57,9 +57,9 @@ class TensorboardSession:
         self._writer.flush()
 
     def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        for sample in samples:
-            self._measured += 1
-            self._add(by_machine(sample), self._measured, sample["time"])
+        for sample in (sample for sample in samples if sample["sample"] > self._measured):
+            self._add(by_machine(sample), sample["sample"], sample["time"])
+            self._measured = sample["sample"]
         self._writer.flush()
 
     def _add(self, numbers: Mapping[str, Any], step: int, at: float) -> None:

@@ -30,8 +30,9 @@ def test_what_there_is_of_memory_and_disk(tmp_path: Path) -> None:
     assert load["system_memory_usage_percentage"] == pytest.approx(100 * used * 2**20 / memory.total, abs=1)
 
 
-def test_a_disk_that_is_away_is_left_out(tmp_path: Path) -> None:
-    load = Meter(tmp_path / "gone").read()
+@pytest.mark.parametrize("disk", ["gone", None])
+def test_a_disk_that_is_away_or_not_to_be_looked_at_is_left_out(disk: str | None, tmp_path: Path) -> None:
+    load = Meter(None if disk is None else tmp_path / disk).read()
     assert "cpu_utilization_percentage" in load and "disk_available_megabytes" not in load
 
 

@@ -52,7 +52,7 @@ def measured(root: Path, *numbers: int, machines: int = 2) -> list[dict[str, Any
     path.parent.mkdir(exist_ok=True)
     for number in numbers:
         loads = {f"n{n}": {"cpu_utilization_percentage": float(10 * number + n)} for n in range(machines)}
-        append_line(path, {"time": 1e9 + number, "machines": loads})
+        append_line(path, {"sample": number, "time": 1e9 + number, "machines": loads})
     return [*read_lines(path)]
 
 

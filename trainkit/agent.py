@@ -12,7 +12,7 @@
 
 It is started before there is anything to run, so that torch's import overlaps with the front's own work, and waits
 for one line on stdin: [run folder, numbers of ranks that it may run with, spares, attempt]. End of file instead means
-that nothing is to be run. With a fifth entry, how to reach them, the ranks are on several machines (nodes.py).
+that nothing is to be run. With a fifth entry, how to reach them, the ranks are on several machines (noderanks.py).
 
 Forking costs milliseconds where a fresh interpreter would import torch again. Nothing here may touch CUDA or start
 torch's thread pools, because neither survives a fork.
@@ -46,7 +46,8 @@ from trainkit.launcher._meter import Meter
 from trainkit.launcher._order import Order as NodesOrder
 from trainkit.launcher._ranks import Fault, Ranks
 from trainkit.main import stop
-from trainkit.nodes import NodeRanks, Nodes
+from trainkit.noderanks import NodeRanks
+from trainkit.nodes import Nodes
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure, recovery
 from trainkit.resilience.lock import RunLock

@@ -53,7 +53,7 @@ class Fault(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The ranks of one machine, or some of them, where a run has several machines (see trainkit/nodes.py).
+    """The ranks of one machine, or some of them, where a run has several machines (see trainkit/noderanks.py).
 
     ranks   the number of each rank that is started here
     local   its number on this machine

@@ -377,6 +377,9 @@ class TrackerSession(Protocol):
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None: ...
 
+    def abandon(self) -> None:
+        """Let go of what it holds here, after a fault: another session is opened in its place."""
+
     def where(self) -> str:
         """One line: where a person looks at this run, and how."""
 

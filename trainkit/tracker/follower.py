@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
 from typing import Literal
 
 import yaml
@@ -95,11 +96,18 @@ class Follower:
                 self._send(finishing)
                 self.trouble, pause = None, INTERVAL_S
             except Exception as error:  # any fault of a tracker is the same: it must not touch the run
-                self.trouble, self._session = reason(error), None
+                self.trouble = reason(error)
+                self._abandon()
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             if finishing:
                 return
             self._wake.wait(pause)
+
+    def _abandon(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(Exception):  # it has failed already
+                session.abandon()
 
     def _tails(self) -> tuple[Tail, Tail, Tail]:
         folder = RunFolder(self._info.folder)

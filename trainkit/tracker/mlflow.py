@@ -135,6 +135,9 @@ class MlflowSession:
         self._client.set_terminated(self._id, status=status)
         self._models.upload()  # last: it may take longer than a run waits for its tracker
 
+    def abandon(self) -> None:
+        """Nothing is held here."""
+
     def where(self) -> str:
         return place(self._uri, self._experiment, self._id)
 

@@ -98,5 +98,8 @@ class PrometheusSession:
         self._server.shutdown()
         self._server.server_close()
 
+    def abandon(self) -> None:
+        self.close("FAILED")
+
     def where(self) -> str:
         return f"http://{socket.gethostname()}:{self._server.server_port}/metrics"

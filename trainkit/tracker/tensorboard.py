@@ -78,5 +78,8 @@ class TensorboardSession:
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         self._writer.close()
 
+    def abandon(self) -> None:
+        self._writer.close()
+
     def where(self) -> str:
         return f"tensorboard --logdir {shlex.quote(str(self._folder))}"

@@ -113,6 +113,9 @@ class WandbSession:
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         self._run.finish(exit_code=0 if status == "FINISHED" else 1)
 
+    def abandon(self) -> None:
+        """W&B's own process has the run, and goes on with it."""
+
     def where(self) -> str:
         if self._run.offline:
             return f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"

@@ -167,6 +167,9 @@ class Faulty:
         self._maybe("close")
         self.closed.append(status)
 
+    def abandon(self) -> None:
+        pass
+
     def where(self) -> str:
         return "here"
 

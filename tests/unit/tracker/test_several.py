@@ -16,6 +16,8 @@ from tests.unit.tracker.conftest import info, losses, measured, rows, seen, writ
 from trainkit.config import build, compose
 from trainkit.errors import ConfigError
 from trainkit.runfolder import RunFolder, truncate_after
+from trainkit.tail import Tail
+from trainkit.tracker import follower
 from trainkit.tracker._several import parts, several
 from trainkit.tracker.follower import Followers, sync
 from trainkit.tracker.mlflow import Mlflow
@@ -173,3 +175,28 @@ def test_tensorboard_and_prometheus_show_how_busy_machines_are(tmp_path: Path) -
     assert followers.finish("FINISHED", 30) == 0
     tag = "system/n0/cpu_utilization_percentage"
     assert curve(root / "tensorboard", tag) == [(1, 10.0), (2, 20.0), (3, 30.0)]
+
+
+def test_a_disk_that_cannot_be_read_for_a_moment_costs_prometheus_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its port is free for the session that follows."""
+    monkeypatch.setattr(follower, "INTERVAL_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    root, read, faults = tmp_path / "stale", Tail.rows, [OSError("stale file handle")]
+
+    def stale(tail: Tail) -> list[dict[str, Any]]:
+        if "/metrics" in str(followers.where) and faults:
+            raise faults.pop()
+        return read(tail)
+
+    monkeypatch.setattr(Tail, "rows", stale)
+    followers = Followers(Prometheus(port=port), info(root))
+    followers.start()
+    write(root, 1)
+    until(lambda: not faults, "it could not be read")
+    write(root, 2)
+    until(lambda: followers.trouble is None, "it can again")
+    assert page(f":{port}")["trainkit_step"] == 2
+    assert followers.finish("FINISHED", 30) == 0

@@ -119,11 +119,15 @@ class RanksHere(Ranks):
 
     def __init__(self, folder: RunFolder, first: int, pulse: Pulse, spares: int) -> None:
         super().__init__(partial(rank.work, str(folder.root), first, pulse), spares, folder.modules(first))
-        self._folder, self._meter = folder, Meter(folder.root)
+        self._folder, self._meter, self._load = folder, Meter(folder.root), dict[str, float]()
 
-    def machines(self) -> dict[str, dict[str, float]]:
-        """How busy this one is."""
-        return {socket.gethostname(): self._meter.read()}
+    def measure(self) -> None:
+        """As NodeRanks.measure."""
+        self._load = self._meter.read()
+
+    def loads(self) -> dict[str, dict[str, float]]:
+        """As NodeRanks.loads."""
+        return {socket.gethostname(): self._load}
 
     def on_all(self, task: str, **about: Any) -> list[Any]:
         """As NodeRanks.on_all."""
@@ -200,8 +204,7 @@ class Agent:
             self.look_for_orders()
             if self.board.due():
                 self.board.write(state.attempt, pulse.all(), ranks.places())
-            if self.system.due():
-                self.system.write(ranks.machines())
+            self.system.look(ranks)
             ranks.warm_up()
             if recovery.due(recovery.back(state, ranks.gone()), time.monotonic()):
                 self.asked = True

@@ -107,14 +107,19 @@ class NodeRanks:
             held.update(zip(numbers, keeper.state.get("memory", ()), strict=False))
         return [Place(self._keeper(rank).host, *held.get(rank, (0, None))) for rank in range(len(self._seats))]
 
-    def machines(self) -> dict[str, Message]:
-        """What each machine has said of its load since it was asked last, by host. Now they are asked again."""
-        first = {keeper.host: keeper for keeper in reversed(self._mine()) if not keeper.lost}
-        told = {host: keeper.load for host, keeper in first.items() if keeper.load}
-        for keeper in first.values():
+    def measure(self) -> None:
+        """Have every machine read how busy it is."""
+        for keeper in self._machines():
             keeper.load = {}
             keeper.wire.send("load")
-        return told
+
+    def loads(self) -> dict[str, Message]:
+        """What those that have answered since have read, by host."""
+        return {keeper.host: keeper.load for keeper in self._machines() if keeper.load}
+
+    def _machines(self) -> list[Keeper]:
+        """One keeper of each: ranks of one machine may have several."""
+        return [*{keeper.host: keeper for keeper in reversed(self._mine()) if not keeper.lost}.values()]
 
     def alive(self) -> list[int]:
         self._pump()

@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trainkit.errors import Fenced
 
@@ -231,27 +231,31 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """The newest complete row of a journal, however long that is; None where there is none."""
+    """The newest complete row of a journal; None where there is none."""
     if not path.exists():
         return None
     with path.open("rb") as f:
-        end = begin = f.seek(0, os.SEEK_END)
-        while True:
-            begin = max(0, 2 * begin - end - 4096)
-            f.seek(begin)
-            *whole, _ = f.read(end - begin).split(b"\n")
-            if len(whole) > 1 or (whole and begin == 0):
-                found: dict[str, Any] = json.loads(whole[-1])
-                return found
-            if begin == 0:
-                return None
+        *whole, _ = _ending(f, 2).split(b"\n")
+    return dict(json.loads(whole[-1])) if whole else None
 
 
 def drop_torn_line(path: Path) -> None:
     """Cut off a last line that a crash or a full disk left without its end: the next row would be appended to it."""
     if path.exists():
         with path.open("rb+") as f:
-            f.truncate(f.read().rfind(b"\n") + 1)
+            torn = len((_ending(f, 1)).rpartition(b"\n")[2])
+            f.truncate(f.seek(0, os.SEEK_END) - torn)
+
+
+def _ending(f: BinaryIO, ends: int) -> bytes:
+    """The end of a journal in which so many lines end, or all of it: it may be large, and its rows too."""
+    data, end = b"", f.seek(0, os.SEEK_END)
+    begin = end
+    while begin > 0 and data.count(b"\n") < ends:
+        begin = max(0, 2 * begin - end - 4096)
+        f.seek(begin)
+        data = f.read(end - begin)
+    return data
 
 
 def truncate_after(path: Path, step: int) -> None:

@@ -148,7 +148,7 @@ class Straggler:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """system.*: how busy processors, memory, disk, network and GPUs of every machine are, every so many seconds."""
+    """system.*: how busy processors, memory, network and GPUs of every machine are, every so many seconds."""
 
     every: Annotated[float, Gt(0)] | None
 

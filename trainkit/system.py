@@ -1,8 +1,8 @@
 """How busy the machines of a run are, as the agent notes it now and then: RUN/logs/system.jsonl.
 
 A row has its number from 1 on, the time and, by host, what launcher/_meter.py reads there. Trackers get it as they get
-metrics, `top` shows the newest row, `report` draws all. Nobody needs it to go on: a disk that is full or away is no
-reason to disturb a run.
+metrics, `top` shows the newest row, `report` draws all. Nobody needs it to go on: a disk that is full or away, or a
+journal that is damaged, is no reason to disturb a run.
 """
 
 from __future__ import annotations
@@ -11,32 +11,55 @@ import statistics
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from trainkit.runfolder import RunFolder, append_line, drop_torn_line, guard, last_line
 
 Load = Mapping[str, float]
+ANSWER_S = 1.0  # in which machines answer as a rule
+MANY = 8  # more machines than that are looked at less often: the journal of a large run grows no faster then
+
+
+class Machines(Protocol):
+    """Those on which a run is."""
+
+    def measure(self) -> None:
+        """Have each of them read how busy it is."""
+
+    def loads(self) -> Mapping[str, Load]:
+        """What those that have answered since have read, by host."""
 
 
 class SystemLog:
     """Written every so many seconds; None: never."""
 
     def __init__(self, folder: RunFolder, every: float | None) -> None:
-        self._path, self._every, self._written = folder.system, every, time.monotonic()
-        with suppress(OSError):
-            drop_torn_line(self._path)
-        last = last_line(self._path)
-        self._count: int = last["sample"] if last else 0
+        self._path, self._every = folder.system, every
+        self._next, self._asked, self._count = time.monotonic() + (every or 0.0), 0.0, 0
+        if every is not None:
+            with suppress(OSError, ValueError, KeyError):
+                drop_torn_line(self._path)
+                self._count = int((last_line(self._path) or {"sample": 0})["sample"])
 
-    def due(self) -> bool:
-        return self._every is not None and time.monotonic() - self._written >= self._every
+    def look(self, machines: Machines) -> None:
+        """Ask the machines when it is time to, and write down what they have answered, with the time when they were
+        asked. Called all the time. Raises Fenced."""
+        if self._every is None or time.monotonic() < self._next:
+            return
+        if not self._asked:
+            machines.measure()
+            self._asked, self._next = time.time(), time.monotonic() + min(ANSWER_S, self._every / 2)
+            return
+        loads = {host: load for host, load in machines.loads().items() if load}
+        self._write(self._asked, loads)
+        pause = self._every * max(1.0, len(loads) / MANY)
+        self._asked, self._next = 0.0, self._next + pause - min(ANSWER_S, self._every / 2)
 
-    def write(self, machines: Mapping[str, Load]) -> None:
-        """`machines`: what was read on each, by host. Raises Fenced."""
-        self._written = time.monotonic()
+    def _write(self, at: float, loads: Mapping[str, Load]) -> None:
         guard()
-        if machines:
+        if loads:
             with suppress(OSError):
-                append_line(self._path, {"sample": self._count + 1, "time": time.time(), "machines": machines})
+                append_line(self._path, {"sample": self._count + 1, "time": at, "machines": loads})
                 self._count += 1
 
 

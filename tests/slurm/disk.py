@@ -39,9 +39,9 @@ class Disk:
     def __exit__(self, *exception: object) -> None:
         self.goes_on()
         self._cluster.cancel_all()
-        subprocess.run(["fusermount", "-u", "-z", str(self.folder)], check=True)
-        self._server.kill()  # the nodes have the mount too
+        self._server.kill()
         self._server.wait()
+        subprocess.run(["fusermount", "-u", "-z", str(self.folder)], check=True)
 
     def stands_still(self) -> None:
         """Whoever reads or writes waits."""

@@ -15,7 +15,7 @@ from tests.slurm.runs import TWO, WORDS, Submitted
 from tests.slurm.test_jobs import apart
 
 pytestmark = [pytest.mark.slow, pytest.mark.drill]
-STILL_S, KILL_WAIT_S = 30.0, 3.0
+STILL_S, KILL_WAIT_S = 30.0, 10.0
 LONG = ("train.epochs=4000", "launcher.lost_s=5")
 
 
@@ -45,12 +45,15 @@ def test_it_stands_still_for_longer_than_a_node_may_be_silent(cluster: Cluster, 
     assert steps == [*range(steps[-1] + 1)]
 
 
-def test_a_save_that_the_job_just_has_time_for(cluster: Cluster, disk: Disk) -> None:
-    """Slurm has begun to end it when the disk is back: it saves, and the next job goes on."""
-    run = Submitted(cluster, disk.folder, *WORDS, *TWO, *LONG, "launcher.restart=chain")
+@pytest.mark.parametrize("restart", ["requeue", "chain"])
+def test_a_save_that_the_job_just_has_time_for(restart: str, cluster: Cluster, disk: Disk) -> None:
+    """Slurm has begun to end it when the disk is back: it saves, and goes on."""
+    run = Submitted(cluster, disk.folder, *WORDS, *TWO, *LONG, f"launcher.restart={restart}")
     over(cluster, disk, run)
     disk.goes_on()
     goes_on(cluster, run, since=150)
+    (again,) = events(run.run, "requeue")
+    assert again["cause"] == "timeout"
 
 
 def test_a_save_that_the_job_has_no_time_for(cluster: Cluster, disk: Disk) -> None:
@@ -59,7 +62,7 @@ def test_a_save_that_the_job_has_no_time_for(cluster: Cluster, disk: Disk) -> No
     run = Submitted(cluster, disk.folder, *WORDS, *TWO, *LONG, "launcher.restart=chain")
     over(cluster, disk, run)
     begun = time.monotonic()
-    cluster.until(lambda: time.monotonic() > begun + 5 * KILL_WAIT_S, "all are told to die")
+    cluster.until(lambda: time.monotonic() > begun + KILL_WAIT_S + 5, "all are told to die")
     disk.goes_on()
     assert cluster.ended(run.job)["JobState"] == "TIMEOUT"
     goes_on(cluster, run, since=100)

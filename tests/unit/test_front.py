@@ -240,7 +240,7 @@ def test_a_run_whose_tracker_is_down_ends_as_it_would_and_says_what_is_missing(
     assert run(tmp_path, Script([trains(3), *wait]), Down()) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "the tracker cannot be reached (ConnectionError: [Errno 111] refused); training goes on" in said
-    assert "3 rows and the end" in said
+    assert "3 rows and the end of it" in said
     assert (summary(tmp_path)["unsent_rows"], summary(tmp_path)["status"]) == (3, "done")
 
 

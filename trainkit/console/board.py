@@ -88,11 +88,13 @@ def _machines(sample: Mapping[str, Any] | None, hosts: Collection[str]) -> Itera
     """How busy each of `hosts` is; of many, those that are the least."""
     loads = {host: load for host, load in (sample["machines"] if sample else {}).items() if host in hosts}
     idle = sorted(loads.items(), key=lambda machine: busy(machine[1]))
+    age = time.time() - sample["time"] if sample else 0.0
+    when = f"  ({duration(age)} ago)" if age > QUIET_S else ""
     for host, load in idle[:MACHINES]:
         cards = f"GPU {' '.join(f'{value:.0f}%' for value in gpus(load))}  " if gpus(load) else ""
         used = f"CPU {load['cpu_utilization_percentage']:.0f}%  memory {load['system_memory_usage_percentage']:.0f}%"
         came, went = (load[f"network_{way}_megabytes_per_second"] for way in ("receive", "transmit"))
-        yield f"{host}: {cards}{used}  network {came:.3g} in, {went:.3g} out MiB/s"
+        yield f"{host}: {cards}{used}  network {came:.3g} in, {went:.3g} out MiB/s{when}"
     if len(idle) > MACHINES:
         yield f"... {len(idle) - MACHINES} more machines, which are busier"
 

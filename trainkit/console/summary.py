@@ -106,7 +106,8 @@ def _places(summary: dict[str, Any], folder: RunFolder) -> Iterator[tuple[str, s
     if summary["tracker"]:
         yield "tracker", summary["tracker"]
     if summary["tracker_trouble"]:
-        yield "not sent", f"{summary['unsent_rows']} rows and the end ({summary['tracker_trouble']}); later:"
+        rows = f"{summary['unsent_rows']} rows and " if summary["unsent_rows"] else ""
+        yield "not sent", f"{rows}the end of it ({summary['tracker_trouble']}); later:"
         yield "", shlex.join(["python", "-m", "trainkit", "mlflow", "sync", str(folder.root)])
 
 

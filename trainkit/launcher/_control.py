@@ -114,10 +114,10 @@ def end_time(job: str) -> float | None:
     return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
 
 
-def timed_out(job: str) -> bool:
-    """Whether it is the time limit that ends the job, as far as is known."""
+def timed_out(job: str) -> bool | None:
+    """Whether it is the time limit that ends the job; None if it is not known."""
     said = command("scontrol", "-o", "show", "job", job)
-    return bool(said and said.ok and re.search(r"\bReason=TimeLimit\b", said.out))
+    return re.search(r"\bReason=TimeLimit\b", said.out) is not None if said and said.ok else None
 
 
 def requeue(job: str) -> Said | None:

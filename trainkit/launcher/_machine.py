@@ -70,17 +70,23 @@ def gpu_memory() -> dict[int, int]:
 
 
 def gpu_load() -> dict[str, float]:
-    """How busy every GPU is, in percent, MiB and watts, by the names that MLflow has for that."""
+    """How busy every GPU is, in percent, MiB and watts, by the names that MLflow has for that; without what one does
+    not tell."""
     load: dict[str, float] = {}
     with _driver() as nvml:
-        for number in range(nvml.nvmlDeviceGetCount() if nvml else 0):
-            with suppress(nvml.NVMLError):  # one that does not answer, or does not tell this
-                handle = nvml.nvmlDeviceGetHandleByIndex(number)
-                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-                load[f"gpu_{number}_memory_usage_percentage"] = 100 * memory.used / memory.total
-                load[f"gpu_{number}_memory_usage_megabytes"] = memory.used / 2**20
-                load[f"gpu_{number}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
-                load[f"gpu_{number}_power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
+        if nvml is None:
+            return {}
+        with suppress(nvml.NVMLError):
+            for number in range(nvml.nvmlDeviceGetCount()):
+                name, handle = f"gpu_{number}", nvml.nvmlDeviceGetHandleByIndex(number)
+                with suppress(nvml.NVMLError):
+                    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+                    load[f"{name}_memory_usage_percentage"] = 100 * memory.used / memory.total
+                    load[f"{name}_memory_usage_megabytes"] = memory.used / 2**20
+                with suppress(nvml.NVMLError):
+                    load[f"{name}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+                with suppress(nvml.NVMLError):
+                    load[f"{name}_power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
     return load
 
 

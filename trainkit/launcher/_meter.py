@@ -12,6 +12,7 @@ import psutil
 from trainkit.launcher import _machine
 
 MIB = 2**20
+CARDS = Path("/sys/class/net")
 LOOPBACK = "lo"
 
 
@@ -21,11 +22,18 @@ class Meter:
 
     def __init__(self, disk: Path | None) -> None:
         self._disk = disk
-        psutil.cpu_percent()  # begins to count
-        self._at, self._carried = time.monotonic(), _carried()
+        self._at, self._carried = time.monotonic(), (0, 0)
+        self.read()  # from now on
 
     def read(self) -> dict[str, float]:
-        """Percentages, MiB, MiB per second and watts, by name."""
+        """Percentages, MiB, MiB per second and watts, by name. Nothing where this machine does not tell: a driver that
+        is replaced while it is asked, a /proc that lacks something, are no reason to disturb a run."""
+        try:
+            return {name: round(value, 3) for name, value in (self._read() | _machine.gpu_load()).items()}
+        except Exception:
+            return {}
+
+    def _read(self) -> dict[str, float]:
         now, carried, memory = time.monotonic(), _carried(), psutil.virtual_memory()
         seconds = max(now - self._at, 1e-3)
         received, sent = (max(0, new - old) / MIB / seconds for new, old in zip(carried, self._carried, strict=True))
@@ -41,10 +49,12 @@ class Meter:
             with suppress(OSError):  # the folder is gone
                 disk = psutil.disk_usage(str(self._disk))
                 load |= {"disk_usage_percentage": disk.percent, "disk_available_megabytes": disk.free / MIB}
-        return {name: round(value, 3) for name, value in (load | _machine.gpu_load()).items()}
+        return load
 
 
 def _carried() -> tuple[int, int]:
-    """Bytes that came from and went to other machines."""
-    cards = [card for name, card in psutil.net_io_counters(pernic=True).items() if name != LOOPBACK]
+    """Bytes that came from and went to other machines: of the cards that are hardware, because a bond or a bridge of
+    them counts the same bytes; in a container, which may have none of its own, of all."""
+    every = {name: card for name, card in psutil.net_io_counters(pernic=True).items() if name != LOOPBACK}
+    cards = [card for name, card in every.items() if (CARDS / name / "device").exists()] or [*every.values()]
     return sum(card.bytes_recv for card in cards), sum(card.bytes_sent for card in cards)

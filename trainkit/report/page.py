@@ -142,8 +142,9 @@ def times(journals: Sequence[Journal]) -> Iterator[Chart]:
         "data_wait": "waiting for data, s per row",
     }.items():
         yield Chart(title, unit, [_points(j, key, since(j)) if j else [] for j in launched], marks, zero=True)
-    for title, read in SYSTEM.items():
-        yield Chart(title, unit, [_loads(j, read, size) if j else [] for j in launched], marks, zero=True)
+    loads = [_loads(journal, size) if journal else {} for journal in launched]
+    for title in SYSTEM:
+        yield Chart(title, unit, [of_run.get(title, []) for of_run in loads], marks, zero=True)
     shares = [[(at / size, share) for at, share in over_time(journal)] for journal in journals]
     yield Chart("goodput so far", unit, shares, marks, zero=True)
 
@@ -152,12 +153,14 @@ def _points(journal: Journal, key: str, at: Callable[[Row], float]) -> list[Poin
     return [(at(row), row[key]) for row in journal.rows if key in row]
 
 
-def _loads(journal: Journal, read: Callable[[Load], float | None], size: float) -> list[Point]:
-    """The mean over the machines, as they were noted."""
-    points = []
+def _loads(journal: Journal, size: float) -> Mapping[str, list[Point]]:
+    """What SYSTEM says, each the mean over the machines. The journal may be long: it is read once."""
+    points: dict[str, list[Point]] = {title: [] for title in SYSTEM}
     for sample in read_lines(journal.folder.system):
-        if found := [value for load in sample["machines"].values() if (value := read(load)) is not None]:
-            points.append(((sample["time"] - journal.attempts[0].launched) / size, statistics.fmean(found)))
+        at = (sample["time"] - journal.attempts[0].launched) / size
+        for title, read in SYSTEM.items():
+            if found := [value for load in sample["machines"].values() if (value := read(load)) is not None]:
+                points[title].append((at, statistics.fmean(found)))
     return points
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from trainkit.protocols import RunInfo
 from trainkit.tracker._mlflow_registry import register
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 STEP, URI, COPY, ATTEMPT = "trainkit.step", "trainkit.uri", "trainkit.copy", "trainkit.attempt"
 REPLACED, SENT = "trainkit.replaced", "trainkit.uploaded"
+MODEL = "model"  # the folder of the exported one
 CONTEXT = {"train": "training", "heldout": "evaluation"}
 
 
@@ -30,7 +32,7 @@ class Models:
     def __init__(self, client: MlflowClient, run: Run, info: RunInfo, registry: str | None, sends: bool) -> None:
         self._client, self._run, self._info, self._registry = client, run, info, registry
         self._sends = sends
-        self._unsent: LoggedModel | None = None
+        self._final: LoggedModel | None = None  # the exported one, once there is one
         self._id, self._experiment = run.info.run_id, run.info.experiment_id
         self._looks: dict[int, Mapping[str, Any]] = {}  # the rows that have held-out metrics, by step
         self._data: dict[str, str] = {}  # of the held-out data, as a metric names it
@@ -95,23 +97,27 @@ class Models:
             self._client.delete_logged_model(self._known.pop(gone).model_id)
 
     def _exported(self, step: int) -> None:
-        folder = self._info.folder / "model"
+        folder = self._info.folder / MODEL
         if not folder.exists():
             return
         name = f"model_{step}"
         model = self._known.get(name) or self._make(name, "model", step, folder)
         for old in [m for m in self._known.values() if m.model_type == "model" and m.name != name]:
             self._client.set_logged_model_tags(old.model_id, {REPLACED: name})
+        self._final = model
+
+    def publish(self) -> None:
+        """Send the files of the exported model, once (after an end in the middle of it, all of them again), and
+        register it: whoever asks for the candidate finds them there."""
+        model = self._final
+        if model is None:
+            return
+        if self._sends and SENT not in model.tags:
+            self._client.log_model_artifacts(model.model_id, str(self._info.folder / MODEL))
+            self._client.set_logged_model_tags(model.model_id, {SENT: "true"})
+            model.tags[SENT] = "true"
         if self._registry is not None:
             register(self._client, self._registry, self._id, model)
-        self._unsent = model if self._sends and SENT not in model.tags else None
-
-    def upload(self) -> None:
-        """The files of the exported model, once; after an end in the middle of it all of them again."""
-        if self._unsent is not None:
-            self._client.log_model_artifacts(self._unsent.model_id, _path(self._unsent))
-            self._client.set_logged_model_tags(self._unsent.model_id, {SENT: "true"})
-            self._unsent = None
 
     def _make(self, name: str, kind: str, step: int, path: Path) -> LoggedModel:
         """The client's own create_logged_model, not mlflow.create_external_model: that would write to whatever store
@@ -156,4 +162,4 @@ class Models:
 
 
 def _path(model: LoggedModel) -> str:
-    return model.tags.get(URI, "").removeprefix("file://")
+    return unquote(urlsplit(model.tags.get(URI, "")).path)

@@ -23,6 +23,7 @@ from trainkit.tracker._several import parts
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 INTERVAL_S, LONGEST_PAUSE_S = 1.0, 30.0
+PORTION = 2**22  # bytes of how busy machines were, of which there may be many
 
 
 class Followers:
@@ -111,7 +112,7 @@ class Follower:
 
     def _tails(self) -> tuple[Tail, Tail, Tail]:
         folder = RunFolder(self._info.folder)
-        return Tail(self._journal), Tail(folder.events), Tail(folder.system)
+        return Tail(self._journal), Tail(folder.events), Tail(folder.system, PORTION)
 
     def _send(self, finishing: Status | None) -> None:
         if self._session is None:
@@ -131,10 +132,14 @@ class Follower:
             self._session.log(rows)
             self._reached = rows[-1]["samples"]
         self._session.tell(events)
-        if samples := self._system.rows():
-            self._session.measure(samples)
-        if finishing:
-            self._session.close(finishing)
+        try:
+            while samples := self._system.rows():
+                self._session.measure(samples)
+                if finishing:  # there is no time for all of them; a sync sends the rest
+                    break
+        finally:
+            if finishing:
+                self._session.close(finishing)
 
 
 def sync(tracker: Tracker, info: RunInfo, status: Status) -> str:
@@ -150,7 +155,9 @@ def _sync(tracker: Tracker, info: RunInfo, status: Status) -> str:
     folder = RunFolder(info.folder)
     session.log(list(read_lines(folder.metrics)))
     session.tell(list(read_lines(folder.events)))
-    session.measure(list(read_lines(folder.system)))
+    system = Tail(folder.system, PORTION)
+    while samples := system.rows():
+        session.measure(samples)
     session.close(status)
     return session.where()
 

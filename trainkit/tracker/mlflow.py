@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 SAMPLE = "system/sample"
+TIMEOUT, TIMEOUT_S, UPLOAD_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "10", "600"
 MOST_METRICS = 1000  # of one log_batch
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
@@ -80,7 +82,7 @@ class Mlflow:
 def connect(uri: str) -> MlflowClient:
     """A client that is quiet, and says soon that its server is down. It is the follower that tries again."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault(TIMEOUT, TIMEOUT_S)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody was asked, and it would be one more outage
     level = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -89,6 +91,17 @@ def connect(uri: str) -> MlflowClient:
 
     logging.getLogger("mlflow").setLevel(level.upper())  # somebody else may have imported it before the variable
     return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """For files: a server that passes them on to its store answers when all of one is there."""
+    before = os.environ[TIMEOUT]
+    os.environ[TIMEOUT] = UPLOAD_S if before == TIMEOUT_S else before
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = before
 
 
 def _lock(uri: str) -> Any:
@@ -133,7 +146,8 @@ class MlflowSession:
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         self._client.set_terminated(self._id, status=status)
-        self._models.upload()  # last: it may take longer than a run waits for its tracker
+        with patient():
+            self._models.publish()  # last: it may take longer than a run waits for its tracker
 
     def abandon(self) -> None:
         """Nothing is held here."""

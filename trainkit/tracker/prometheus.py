@@ -56,6 +56,7 @@ class PrometheusSession:
         self._labels = {"run": str(info.folder), "recipe": info.tags.get("recipe", info.name)}
         self._gauges: dict[str, Gauge] = {}
         self._system: dict[str, Gauge] = {}
+        self._hosts: set[str] = set()
         self._last: tuple[int, float] | None = None
         self._events = Counter("trainkit_events", "Events of the run, by kind", (*LABELS, "event"), registry=registry)
 
@@ -83,9 +84,12 @@ class PrometheusSession:
 
     def measure(self, samples: Sequence[Mapping[str, Any]]) -> None:
         """The newest; of a machine that is lost there is nothing any more."""
-        for gauge in self._system.values():
-            gauge.clear()
-        for host, load in samples[-1]["machines"].items() if samples else ():
+        newest: Mapping[str, Mapping[str, float]] = samples[-1]["machines"]
+        for host in self._hosts - newest.keys():
+            for gauge in self._system.values():
+                gauge.remove(*self._labels.values(), host)
+        self._hosts = {*newest}
+        for host, load in newest.items():
             for key, value in load.items():
                 self._gauge(self._system, f"system_{key}", (*LABELS, "host")).labels(**self._labels, host=host).set(
                     value

@@ -98,18 +98,22 @@ def test_that_the_end_finds_nobody_either_is_told(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
-    [("TimeLimit", "job 17 is queued again"), ("None", "job 17 was cancelled, so it does not start")],
+    ("scontrol", "told"),
+    [
+        ("echo JobState=COMPLETING Reason=TimeLimit", "job 17 is queued again"),
+        ("[ $1 = requeue ] || exit 1", "job 17 is queued again"),  # nobody says that a person did it
+        ("echo JobState=COMPLETING Reason=None", "job 17 was cancelled, so it does not start"),
+    ],
 )
 def test_a_job_that_slurm_ends_at_its_time_limit_is_not_cancelled(
-    reason: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scontrol: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    says(tmp_path, squeue="echo '17|COMPLETING|node1'", scontrol=f"echo JobState=COMPLETING Reason={reason}")
+    says(tmp_path, squeue="echo '17|COMPLETING|node1'", scontrol=scontrol)
     here = life(tmp_path)
     here.begin([])
     here.end(STOPPED, stopped(here))
     assert told in capsys.readouterr().out
-    assert ("scontrol requeue 17" in (tmp_path / "said").read_text()) == (reason == "TimeLimit")
+    assert ("scontrol requeue 17" in (tmp_path / "said").read_text()) == ("queued again" in told)
 
 
 def test_a_checkpoint_that_a_failure_left_gives_no_budget_back(

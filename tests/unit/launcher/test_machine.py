@@ -101,6 +101,7 @@ def test_without_a_driver_no_memory_of_gpus_is_known() -> None:
 
 
 def test_the_load_of_gpus_has_the_names_and_units_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second tells only what it holds and draws, as a GPU that is divided does."""
     twin = Twin(answers=1)
     monkeypatch.setitem(sys.modules, "pynvml", twin)
     assert _machine.gpu_load() == {
@@ -110,5 +111,18 @@ def test_the_load_of_gpus_has_the_names_and_units_of_mlflow(monkeypatch: pytest.
         "gpu_0_power_usage_watts": 350,
         "gpu_1_memory_usage_percentage": 25,
         "gpu_1_memory_usage_megabytes": 2048,
+        "gpu_1_power_usage_watts": 350,
     }
+    assert twin.open == 0
+
+
+def test_a_driver_that_is_replaced_tells_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = Twin(answers=2)
+
+    def replaced() -> int:
+        raise twin.NVMLError("driver and library do not match")
+
+    twin.nvmlDeviceGetCount = replaced  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "pynvml", twin)
+    assert _machine.gpu_load() == {}
     assert twin.open == 0

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -54,8 +55,28 @@ def test_what_stays_on_this_machine_is_no_network(tmp_path: Path) -> None:
 def test_traffic_is_told_per_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([(0, 2**20), (30 * 2**20, 16 * 2**20), (0, 0)])
     monkeypatch.setattr(_meter, "_carried", lambda: next(counts))
-    monkeypatch.setattr(_meter.time, "monotonic", iter([10.0, 15.0, 16.0]).__next__)
+    monkeypatch.setattr(_meter.time, "monotonic", iter([9.0, 10.0, 15.0, 16.0]).__next__)
     meter = Meter(tmp_path)
-    names = [f"network_{way}_megabytes_per_second" for way in ("receive", "transmit")]
-    assert [meter.read()[names[0]]] == [6.0]
-    assert [meter.read()[name] for name in names[1:]] == [0.0]  # a card that is new counts from 0
+    told = [[meter.read()[f"network_{way}_megabytes_per_second"] for way in ("receive",)] for _ in range(2)]
+    assert told == [[6.0], [0.0]]  # a card that is new counts from 0
+
+
+def test_a_bond_and_its_cards_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are hardware count; where none is, as in a container, all but the loopback."""
+    cards = {
+        name: SimpleNamespace(bytes_recv=n, bytes_sent=10 * n) for n, name in enumerate(("lo", "e0", "e1", "bond"))
+    }
+    monkeypatch.setattr(psutil, "net_io_counters", lambda pernic: cards)
+    monkeypatch.setattr(_meter, "CARDS", tmp_path)
+    assert _meter._carried() == (6, 60)
+    for name in ("e0", "e1"):
+        (tmp_path / name / "device").mkdir(parents=True)
+    assert _meter._carried() == (3, 30)
+
+
+def test_a_machine_that_does_not_tell_disturbs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks() -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", lacks)
+    assert Meter(tmp_path).read() == {}

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.unit.tracker.conftest import info, losses, measured, rows, seen
 from trainkit.protocols import TrackerSession
 from trainkit.tracker.mlflow import MOST_METRICS, Mlflow, _batches, _metrics, place
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 
 def opened(uri: str, root: Path, attempt: int = 1, **params: str) -> TrackerSession:
@@ -157,16 +163,43 @@ def loads(uri: str, root: Path, host: str) -> list[tuple[int, float]]:
     return [(metric.step, metric.value) for metric in found]
 
 
-def test_how_busy_machines_were_is_there_once_whoever_sends_it_again(database: str, tmp_path: Path) -> None:
-    root = tmp_path / "busy"
-    lost, again = opened(database, root), opened(database, root)
-    samples = measured(root, 1, 2)
-    lost.measure(samples)
-    again.measure(samples)  # the answer to the first was lost
-    again.measure(measured(root, 3))
-    third = opened(database, root, 2)
-    third.measure(measured(root, 4))
+def test_how_busy_machines_were_is_sent_once(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted here: a store in SQL would drop what comes again."""
+    from mlflow import MlflowClient
+
+    root, whole, sent = tmp_path / "busy", MlflowClient.log_batch, Counter[int]()
+
+    def counted(client: MlflowClient, run_id: str, metrics: Sequence[Metric] = (), **more: Any) -> None:
+        whole(client, run_id, metrics, **more)
+        sent.update(m.step for m in metrics if m.key == "system/n1/cpu_utilization_percentage")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    first = opened(database, root)
+    first.measure(measured(root, 1, 2))
+    first.measure(measured(root, 3))
+    opened(database, root, 2).measure(measured(root, 4))
+    assert sent == Counter([1, 2, 3, 4])
     assert loads(database, root, "n1") == [(1, 11.0), (2, 21.0), (3, 31.0), (4, 41.0)]
+
+
+def test_a_wide_sample_of_which_a_part_came_through_is_sent_again(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    root, whole, calls = tmp_path / "part", MlflowClient.log_batch, list[int]()
+
+    def interrupted(client: MlflowClient, run_id: str, metrics: Sequence[Metric] = (), **more: Any) -> None:
+        calls.extend([len(metrics)] if metrics else [])
+        if metrics and len(calls) == 2:
+            raise ConnectionError
+        whole(client, run_id, metrics, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", interrupted)
+    with pytest.raises(ConnectionError):
+        opened(database, root).measure(measured(root, 1, machines=1500))
+    opened(database, root).measure(measured(root))
+    assert loads(database, root, "n1499") == [(1, 1509.0)]
 
 
 def test_more_machines_than_mlflow_takes_at_once(database: str, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_the_files_of_the_model_are_sent_once_if_asked_for(
     from mlflow import MlflowClient
 
     server.start()
-    root, sent = tmp_path / "files", []
+    root, sent = tmp_path / "my files", []
     whole = MlflowClient.log_model_artifacts
 
     def counted(client: MlflowClient, model: str, folder: str) -> None:
@@ -197,13 +197,15 @@ def test_the_files_of_the_model_are_sent_once_if_asked_for(
         (root / "model" / name).write_text(text)
     for attempt in (1, 2, 3):
         session = opened(server.uri, root, attempt, registry="files", upload=True)
-        session.tell([start(0), save(root, 5), done(root, 5)])
+        session.tell([start(0), save(root, 5), save(root, 6), done(root, 5)])
         with nullcontext() if attempt > 1 else pytest.raises(ConnectionError):
             session.close("FINISHED")
+        if attempt == 1:  # nobody is sent to a model that is not there
+            assert MlflowClient(server.uri).search_registered_models("name = 'files'") == []
     assert len(sent) == 2
     known = models(server.uri, root)
     assert known["model_5"].tags["trainkit.uploaded"] == "true"
-    assert "trainkit.uploaded" not in known["step_5"].tags
+    assert "trainkit.uploaded" not in known["step_5"].tags and "step_6" in known
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     got = Path(mlflow.artifacts.download_artifacts("models:/files@candidate"))

@@ -178,7 +178,7 @@ class Life:
         states = _control.states([self.job.number])
         state = states.get(self.job.number) if states else None
         goes_on = state is None or state.state in ("RUNNING", "SUSPENDED")
-        return not goes_on and not _control.timed_out(self.job.number)
+        return not goes_on and _control.timed_out(self.job.number) is False
 
     def queue_again(self) -> None:
         until = time.monotonic() + PATIENCE_S

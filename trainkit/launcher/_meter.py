@@ -23,7 +23,8 @@ class Meter:
     def __init__(self, disk: Path | None) -> None:
         self._disk = disk
         self._at, self._carried = time.monotonic(), (0, 0)
-        self.read()  # from now on
+        with suppress(Exception):  # as in `read`; and GPUs need not be asked yet
+            self._read()
 
     def read(self) -> dict[str, float]:
         """Percentages, MiB, MiB per second and watts, by name. Nothing where this machine does not tell: a driver that

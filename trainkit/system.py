@@ -35,6 +35,7 @@ class SystemLog:
 
     def __init__(self, folder: RunFolder, every: float | None) -> None:
         self._path, self._every = folder.system, every
+        self._answer = min(ANSWER_S, (every or 0.0) / 2)
         self._next, self._asked, self._count = time.monotonic() + (every or 0.0), 0.0, 0
         if every is not None:
             with suppress(OSError, ValueError, KeyError):
@@ -48,12 +49,12 @@ class SystemLog:
             return
         if not self._asked:
             machines.measure()
-            self._asked, self._next = time.time(), time.monotonic() + min(ANSWER_S, self._every / 2)
+            self._asked, self._next = time.time(), time.monotonic() + self._answer
             return
         loads = {host: load for host, load in machines.loads().items() if load}
         self._write(self._asked, loads)
         pause = self._every * max(1.0, len(loads) / MANY)
-        self._asked, self._next = 0.0, self._next + pause - min(ANSWER_S, self._every / 2)
+        self._asked, self._next = 0.0, self._next + pause - self._answer
 
     def _write(self, at: float, loads: Mapping[str, Load]) -> None:
         guard()

@@ -107,17 +107,23 @@ def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:
 def end_time(job: str) -> float | None:
     """When the time limit ends the job, in seconds since the epoch; infinite where somebody else needs its nodes, who
     has moved that up. None if it is not known."""
-    said = command("scontrol", "-o", "show", "job", job)
-    if said and said.ok and re.search(r"\bPreemptTime=\d", said.out):
+    told = _told(job) or ""
+    if re.search(r"\bPreemptTime=\d", told):
         return math.inf
-    found = re.search(r"\bEndTime=(\d{4}-\S+)", said.out) if said and said.ok else None
+    found = re.search(r"\bEndTime=(\d{4}-\S+)", told)
     return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
 
 
 def timed_out(job: str) -> bool | None:
     """Whether it is the time limit that ends the job; None if it is not known."""
+    told = _told(job)
+    return None if told is None else re.search(r"\bReason=TimeLimit\b", told) is not None
+
+
+def _told(job: str) -> str | None:
+    """All that the controller tells of a job that it knows."""
     said = command("scontrol", "-o", "show", "job", job)
-    return re.search(r"\bReason=TimeLimit\b", said.out) is not None if said and said.ok else None
+    return said.out if said and said.ok else None
 
 
 def requeue(job: str) -> Said | None:

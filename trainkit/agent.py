@@ -227,6 +227,7 @@ class Agent:
         to one within a step, which takes `step_s` as a rule."""
         noticed = time.monotonic() + max(NOTICE_S, TIMES_USUAL * step_s)
         while busy := [*map(self.pulse.read, {*self.ranks.alive()} - self.ranks.standing())]:
+            self.ranks.announce()
             rescuing = [beat.at for beat in busy if beat.section == "rescuing"]
             if time.monotonic() > (max(rescuing) + self.limits.slow if rescuing else noticed):
                 return

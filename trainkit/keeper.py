@@ -26,7 +26,8 @@ from trainkit.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainkit.launcher import _address
 from trainkit.launcher._meter import Meter
 from trainkit.launcher._order import TOKEN
-from trainkit.launcher._ranks import GLANCE_S, Fault, Part, Ranks
+from trainkit.launcher._part import Part
+from trainkit.launcher._ranks import GLANCE_S, Fault, Ranks
 from trainkit.launcher._seat import Seat
 from trainkit.launcher._wire import CONNECT_S, Message, Wire
 from trainkit.main import stop

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.errors import CheckpointError
-from trainkit.launcher._ranks import DUMP_S, GLANCE_S, KILL_S, Fault, Part, Place
+from trainkit.launcher._part import Part
+from trainkit.launcher._ranks import DUMP_S, GLANCE_S, KILL_S, Fault, Place
 from trainkit.launcher._roll import Keeper
 from trainkit.launcher._wire import Message
+from trainkit.lost import announce
 from trainkit.nodes import Nodes
 from trainkit.protocols import Outcome
 from trainkit.resilience import failure
@@ -67,6 +69,15 @@ class NodeRanks:
         if outcomes and all(outcomes):
             return "stopped" if "stopped" in outcomes else "done"
         return self.fault()
+
+    def announce(self) -> None:
+        """As Ranks.announce."""
+        if self._store is not None and (any(keeper.lost for keeper in self._mine()) or any(self._dead())):
+            announce(self._store)
+
+    def _dead(self) -> list[bool]:
+        """Of each rank that has failed, whether it is."""
+        return [dead for state in self._states() for _, _, dead, _ in state["faults"]]
 
     def fault(self) -> Fault | None:
         """The first rank that is dead, one that a signal ended before all others; where none is, one that stands by."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable
 
 import psutil
 
 from tests.e2e.command import Running, events, lines, saved, until
+from tests.ranks import of_number
 
 Fault = Callable[[Running, random.Random], None]
 
@@ -33,6 +35,36 @@ def befall(running: Running, chance: random.Random, what: Callable[[psutil.Proce
 def kill(running: Running, chance: random.Random) -> None:
     """As the out-of-memory killer does it, wherever the rank is: between two steps, in one, in a save."""
     befall(running, chance, psutil.Process.kill)
+
+
+def kill_unseen(running: Running, chance: random.Random) -> None:
+    """Kill a rank in a save, while the other one stands still: all that it has sent is there before it is gone."""
+    before, dead = starts(running), chance.randrange(2)
+    victim, other = of_number(dead), of_number(1 - dead)
+    (running.run.parent / f"fault_{dead}").write_text("late")
+    late = running.run.parent / f"late_{dead}"
+    until(late.exists, victim.is_running)
+    until_it_waits(other)
+    other.suspend()
+    late.unlink()
+    until_it_waits(victim)
+    victim.kill()
+    until(lambda: victim.status() == psutil.STATUS_ZOMBIE, victim.is_running)
+    other.resume()
+    until_it_is_back(running, before)
+
+
+def until_it_waits(process: psutil.Process) -> None:
+    """Until it does nothing but that."""
+    used: list[float] = []
+
+    def still() -> bool:
+        times = process.cpu_times()
+        used.append(times.user + times.system)
+        time.sleep(0.02)
+        return len(used) > 10 and used[-10] == used[-1]
+
+    until(still, process.is_running)
 
 
 def hang(running: Running, chance: random.Random) -> None:
@@ -78,5 +110,12 @@ def ask(running: Running, chance: random.Random) -> None:
     assert [event["event"] for event in lines(running.run / "events.jsonl")][-2:] == ["stop", "end"]
 
 
-STORM: dict[str, Fault] = {"kill": kill, "hang": hang, "corrupt": corrupt, "slow": slow, "ask": ask}
+STORM: dict[str, Fault] = {
+    "kill": kill,
+    "kill_unseen": kill_unseen,
+    "hang": hang,
+    "corrupt": corrupt,
+    "slow": slow,
+    "ask": ask,
+}
 """After which the weights are those of the undisturbed run. All of them come in one run, in an order nobody chose."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tests.conformance.decoder import DecoderTask
+from trainkit.checkpoint import plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,20 @@ class Chaos(DecoderTask):
     def loss(self, output, targets):
         whole = super().loss(output, targets)
         return whole * targets["factor"] if "factor" in targets else whole
+
+
+def write_late():
+    """The next save of this rank stands still while the file late_RANK is there."""
+    write, late = plan.write, f"late_{os.environ['RANK']}"
+
+    def written(*what):
+        plan.write = write
+        open(late, "w").close()
+        while os.path.exists(late):
+            time.sleep(0.01)
+        return write(*what)
+
+    plan.write = written
 
 
 class Faulty:
@@ -46,6 +61,8 @@ class Faulty:
                 time.sleep(1.0)
             if fault == "nan":
                 factor = math.nan
+            if fault == "late":
+                write_late()
         time.sleep(0.01)  # or the run would be over before it is caught
         return replace(batch, targets={**batch.targets, "factor": torch.tensor(factor)})
 '''

@@ -33,6 +33,7 @@ import torch
 from torch import nn
 
 from trainkit import Batch, Data, Task
+from trainkit.lost import Lookout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Numbers:
     def fetch(self, ids):
         while not os.path.exists("go") and len(ids) < 3:
             time.sleep(0.01)
+            if os.path.exists("watch") and Lookout().lost():
+                open("go", "w").close()
         x = torch.tensor(ids)[:, None] / 4000
         return Batch({"input": x}, {"y": x}, len(ids), len(ids))
 """
@@ -132,6 +135,15 @@ def test_a_rank_on_the_other_machine_is_killed(begun: Begin) -> None:
     (failure,) = events(folder, "failure")
     assert (failure["rank"], failure["host"], failure["cause"]) == (1, "fake1", "killed")
     assert [(start["attempt"], start["ranks"]) for start in events(folder, "start")] == [(1, 2), (2, 2)]
+
+
+def test_the_others_are_told_that_a_rank_is_dead(begun: Begin) -> None:
+    """What waits for it might never notice: here it is the rank that lets the run go on."""
+    job, folder = begun()
+    started(folder)
+    (folder.root.parent / "watch").touch()
+    processes(1, "rank")[0].kill()
+    assert ended(job) == 0
 
 
 def test_the_rank_on_the_other_machine_stays(begun: Begin) -> None:

@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
+from trainkit import lost
 from trainkit.errors import EXIT_FAILED, EXIT_STOPPED
 from trainkit.launcher import _machine
 from trainkit.launcher._deaths import Deaths
 from trainkit.launcher._family import adopt
+from trainkit.launcher._part import Part, place_of, same_place
 from trainkit.launcher._post import Order, Post, write_to
 from trainkit.launcher._warm import WarmUp
 from trainkit.protocols import Outcome
@@ -50,22 +52,6 @@ class Fault(NamedTuple):
     rank: int
     exit_code: int
     host: str | None = None
-
-
-class Part(NamedTuple):
-    """The ranks of one machine, or some of them, where a run has several machines (see trainkit/noderanks.py).
-
-    ranks   the number of each rank that is started here
-    local   its number on this machine
-    places  the seats of all ranks of this machine, in the order of their local numbers
-    """
-
-    ranks: Sequence[int]
-    local: Sequence[int]
-    places: Sequence[int]
-    size: int
-    address: str
-    port: int
 
 
 class Place(NamedTuple):
@@ -126,6 +112,7 @@ class Ranks:
         self._members: dict[int, Member] = {}
         """Of this attempt, by rank."""
         self._spares: list[Member] = []
+        self._door: socket.socket | None = None  # the store's, until that is there
         self._store: TCPStore | None = None
         self._logs: list[Path] = []
         self._warm_up = WarmUp(noted)
@@ -137,16 +124,17 @@ class Ranks:
 
         self._store = None  # its threads would not survive a fork
         ranks = range(len(seats))
-        door = socket.create_server((HOST, 0), backlog=len(ranks))
+        self._door = door = socket.create_server((HOST, 0), backlog=len(ranks))
         port = door.getsockname()[1]
         self.begin_part(attempt, again, Part(ranks, ranks, seats, len(seats), HOST, port), logs)
         self._store = TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
+        self._door = None
 
     def begin_part(self, attempt: int, again: bool, part: Part, logs: Path) -> None:
         """The same with the ranks of `part` only, whose store is where it says."""
         self._logs = [logs / f"rank_{rank}.log" for rank in part.ranks]
         for number, rank in enumerate(part.ranks):
-            log, place = self._logs[number], _place(number, part)
+            log, place = self._logs[number], place_of(number, part)
             member = self._still(rank) or self._spare() or self._fork(log, place, spare=False)
             member.place, member.answer, self._members[rank] = place, None, member
             where = place | {"MASTER_ADDR": part.address, "MASTER_PORT": str(part.port)}
@@ -179,7 +167,7 @@ class Ranks:
         context = start_processes(
             name="rank",
             entrypoint=_begin,
-            args={0: (os.getpid(), self._work, theirs, spare, log)},
+            args={0: (os.getpid(), self._work, theirs, spare, log, self._door)},
             envs={0: dict(place)},
             logs_specs=RankLog(log),
             start_method="fork",
@@ -211,6 +199,11 @@ class Ranks:
                 return Fault(rank, exit_code)
         standing = self.standing()
         return Fault(min(standing), EXIT_FAILED) if standing else None
+
+    def announce(self) -> None:
+        """Let those that are left know if one is dead (lost.py)."""
+        if self._store is not None and self._deaths.first is not None:
+            lost.announce(self._store)
 
     def _outcome(self) -> Outcome | None:
         """How all have returned. They wait for this to be read, and then end."""
@@ -284,9 +277,9 @@ class Ranks:
         """The ranks that can be the same ranks of an attempt in `seats`: they stand by, and nothing changes for their
         process but the others. Not the one that is to blame: who knows what its process is like."""
         whole = Part(range(len(seats)), range(len(seats)), seats, len(seats), HOST, 0)
-        places = {rank: _place(rank, whole) for rank in whole.ranks}
+        places = {rank: place_of(rank, whole) for rank in whole.ranks}
         willing = self.standing("standing") & places.keys() - {blamed}
-        return [rank for rank in willing if _same(self._members[rank].place, places[rank])]
+        return [rank for rank in willing if same_place(self._members[rank].place, places[rank])]
 
     def release(self, ranks: Collection[int]) -> None:
         """Tell those of `ranks` that stand by that they are to save what they hold, and leave."""
@@ -357,37 +350,14 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def _same(place: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether a process in one place may go on in the other: its device is chosen, and its number is known to it."""
-    fixed = ("LOCAL_RANK", "CUDA_VISIBLE_DEVICES")
-    return all(place.get(name) == other.get(name) for name in fixed)
-
-
-def _place(number: int, part: Part) -> dict[str, str]:
-    """What torchrun tells a rank of where it is, and the GPUs of the seats that are taken."""
-    places = part.places
-    place = {} if [*places] == [*range(len(places))] else {"CUDA_VISIBLE_DEVICES": _devices(places)}
-    return place | {
-        "RANK": str(part.ranks[number]),
-        "LOCAL_RANK": str(part.local[number]),
-        "WORLD_SIZE": str(part.size),
-        "LOCAL_WORLD_SIZE": str(len(places)),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-
-
-def _devices(seats: Sequence[int]) -> str:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(max(seats) + 1)]
-    return ",".join(names[seat] for seat in seats if seat < len(names))
-
-
-def _begin(agent: int, work: Work, pipe: Connection, spare: bool, log: Path) -> Outcome:
+def _begin(agent: int, work: Work, pipe: Connection, spare: bool, log: Path, door: socket.socket | None) -> Outcome:
     """A rank process, from its first step to its last. It is asked to save and leave (SIGINT, armed by torch) if the
     agent dies, and then ends by itself: PContext has it wait to be told that its outcome was read, which nobody would
     do."""
     if os.getppid() != agent:
         signal.raise_signal(signal.SIGINT)  # it died before the signal was armed
+    if door is not None:
+        door.close()  # or who knocks when the agent is dead would wait for an answer
     write_to(log)  # stderr too: torchelastic redirected stdout only
     outcome = work(Post(agent, pipe, spare))
     signal.signal(signal.SIGINT, signal.SIG_DFL)

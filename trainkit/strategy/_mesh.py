@@ -80,7 +80,7 @@ class MeshWorld(Group):
 
     def hand_on(self, value: Tensor, source: int) -> Tensor:
         if self.axes.replicas > 1:
-            dist.broadcast(value, source, group=self.mesh.get_group("replicas"))
+            self.hand(value, source, self.mesh.get_group("replicas"))
         return value
 
     def total(self, values: Sequence[float]) -> list[float]:

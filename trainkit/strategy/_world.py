@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ import torch.distributed.nn.functional  # else it would have a group as its defa
 from torch import Tensor
 
 from trainkit.protocols import Ranks
+from trainkit.strategy._patience import Patience
 
 
 def pick_device(device: str, local_rank: int) -> torch.device:
@@ -72,12 +73,14 @@ class Group:
     """A rank of torch's default process group, all of it one data-parallel axis, with the whole model.
 
     The group carries gloo for host memory and, on GPUs, NCCL for device memory: small agreements between ranks
-    (`total`, `gather`) never wait for the device.
+    (`total`, `gather`) never wait for the device. What could wait for a dead rank, and is not done in every step, is
+    done with `patience`.
     """
 
     device: torch.device
     rank: int
     size: int
+    patience: Patience = field(default_factory=Patience, repr=False, compare=False)
     lets_go: ClassVar[bool] = True
 
     @property
@@ -106,22 +109,28 @@ class Group:
         return value
 
     def hand_on(self, value: Tensor, source: int) -> Tensor:
-        dist.broadcast(value, source)
+        self.hand(value, source, None)
         return value
 
+    def hand(self, value: Tensor, source: int, group: dist.ProcessGroup | None) -> None:
+        """`hand_on` within `group`. NCCL ends its own waits, and goes by the stream of the thread that calls it."""
+        if value.device.type == "cpu":
+            self.patience(lambda: dist.broadcast(value, source, group=group))
+        else:
+            dist.broadcast(value, source, group=group)
+
     def gather(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values
+        return _gather(value, self.size, None, self.patience)
 
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> None:
-        _exchange(outgoing, incoming, None)
+        _exchange(outgoing, incoming, None, self.patience)
 
     def barrier(self) -> None:
         self.total([0.0])
 
     def apart(self) -> Ranks:
-        return Apart(rank=self.rank, size=self.size, group=dist.new_group(backend="gloo"))
+        group = dist.new_group(backend="gloo")
+        return Apart(rank=self.rank, size=self.size, group=group, patience=Patience())
 
     def close(self) -> None:
         dist.destroy_process_group()
@@ -135,18 +144,26 @@ class Apart:
     rank: int
     size: int
     group: dist.ProcessGroup
+    patience: Patience
 
     def gather(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.group)
-        return values
+        return _gather(value, self.size, self.group, self.patience)
 
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> None:
-        _exchange(outgoing, incoming, self.group)
+        _exchange(outgoing, incoming, self.group, self.patience)
+
+
+def _gather(value: Any, size: int, group: dist.ProcessGroup | None, patience: Patience) -> list[Any]:
+    values: list[Any] = [None] * size
+    patience(lambda: dist.all_gather_object(values, value, group=group))
+    return values
 
 
 def _exchange(
-    outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]], group: dist.ProcessGroup | None
+    outgoing: Sequence[tuple[int, Tensor]],
+    incoming: Sequence[tuple[int, Tensor]],
+    group: dist.ProcessGroup | None,
+    patience: Patience,
 ) -> None:
     """All at once. What goes between the same two has a number, in the order of both."""
     works = []
@@ -157,7 +174,7 @@ def _exchange(
             numbers[peer] += 1
     for work in works:
         if work is not None:  # None where this rank is not of the group
-            work.wait()
+            patience(work.wait)
 
 
 def connect(device: str, timeout_s: float) -> Group:

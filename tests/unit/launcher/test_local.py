@@ -34,6 +34,7 @@ from torch import nn
 
 from trainkit import Batch, Data, Task
 from trainkit.data.order import Order
+from trainkit.lost import Lookout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,14 @@ class Numbers:
                 os._exit(7)
             if self.fault == "leaves":
                 os._exit(0)
+            if self.fault == "is told of":
+                os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "raises":
                 raise ValueError("sample 7 is [torn]")
+        while self.fault == "is told of" and step == 3 and not os.path.exists("told"):
+            time.sleep(0.01)
+            if Lookout().lost():
+                open("told", "w").close()
         if self.fault == "its place" and os.environ["WORLD_SIZE"] == "1":
             time.sleep(0.02)  # or the run would be over before its place has rested
         if self.fault == "its place" and os.environ["WORLD_SIZE"] == "2" and step == 3:
@@ -160,6 +167,14 @@ def test_a_rank_that_vanishes_is_the_cause_and_not_what_the_other_says(fault: st
     assert "=0 restarts without a new checkpoint are used up" in given_up["why"]
     assert failure["log"] == str(folder.logs(1) / "rank_1.log")
     assert [p for p in alive() if "sleep" in p.cmdline()] == []
+
+
+def test_the_others_are_told_that_a_rank_is_dead(begun: Begin) -> None:
+    """What waits for it might never notice; who has heard it in time holds its step, and saves that."""
+    job, folder = begun("is told of")
+    assert ended(job) == 1
+    assert (folder.root.parent / "told").exists()
+    assert [event["rescued_by"] for event in events(folder, "save")] == [0]
 
 
 def test_a_rank_that_raises_is_the_cause_with_its_traceback_and_once_more_is_enough(begun: Begin) -> None:

@@ -1,0 +1,181 @@
+"""A rank that waits for others learns that one is dead, also where gloo does not wake it: with real processes, of which
+one stands still while the other one is killed."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from trainkit.lost import Lookout, announce
+from trainkit.strategy import _patience, _world
+from trainkit.strategy._patience import Patience
+
+MUCH = 30_000_000  # elements: more than the buffers of a connection take
+DEADLINE_S = 30.0  # for what never happens
+
+
+def send_small(world: _world.Group) -> Any:
+    return world.gather(world.rank)
+
+
+def send_much(world: _world.Group) -> Any:
+    return world.hand_on(torch.full((MUCH,), float(world.rank)), source=1)[-1].item()
+
+
+def exchange_much(world: _world.Group) -> Any:
+    parcel = [(1 - world.rank, torch.full((MUCH,), float(world.rank)))]
+    nothing: list[tuple[int, torch.Tensor]] = []
+    world.exchange(*((nothing, parcel) if world.rank == 0 else (parcel, nothing)))
+    return parcel[0][1][-1].item()
+
+
+class Telling(Lookout):
+    """Says that its rank has waited for a while."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self.pipe = pipe
+
+    def lost(self) -> bool:
+        self.pipe.send("waits")
+        return super().lost()
+
+
+def serve(pipe: Connection, rank: int, port: int, work: Callable[[_world.Group], Any]) -> None:
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", GLOO_SOCKET_IFNAME="lo")
+    world = replace(_world.connect("cpu", DEADLINE_S), patience=Patience(Telling(pipe)))
+    pipe.send("met")
+    pipe.recv()
+    try:
+        pipe.send(("did", work(world)))
+    except Exception as error:
+        pipe.send((type(error).__name__, str(error)))
+    os._exit(0)  # as a killed one: what hangs is not waited for
+
+
+def keep(pipe: Connection) -> None:
+    """Be the agent, which keeps the store."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    pipe.send(store.port)
+    while pipe.recv():
+        announce(store)
+
+
+class Two:
+    """Two ranks, and who keeps the store of their attempt."""
+
+    def __init__(self, work: Callable[[_world.Group], Any]) -> None:
+        self.context, self.pipes, self.processes = mp.get_context("fork"), list[Connection](), list[BaseProcess]()
+        self.agent, self.keeper = self._start(keep)
+        port = self.agent.recv()
+        for rank in range(2):
+            pipe, process = self._start(serve, rank, port, work)
+            self.pipes.append(pipe)
+            self.processes.append(process)
+        for rank in range(2):
+            assert self.hear(rank) == "met"
+
+    def _start(self, work: Callable[..., None], *about: Any) -> tuple[Connection, BaseProcess]:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=work, args=(theirs, *about))
+        process.start()
+        return ours, process
+
+    def close(self) -> None:
+        for process in [*self.processes, self.keeper]:
+            process.kill()
+            process.join()
+
+    def hear(self, rank: int) -> Any:
+        assert self.pipes[rank].poll(DEADLINE_S), "it never says anything"
+        return self.pipes[rank].recv()
+
+    def begin(self, rank: int) -> None:
+        self.pipes[rank].send("go")
+
+    def until_it_waits(self, rank: int) -> None:
+        assert self.hear(rank) == "waits"
+
+    def answer(self, rank: int) -> Any:
+        """What it came to."""
+        while (said := self.hear(rank)) == "waits":
+            continue
+        return said
+
+    def send(self, rank: int, number: signal.Signals) -> None:
+        os.kill(self.processes[rank].pid or 0, number)
+
+
+@pytest.fixture
+def two() -> Iterator[Callable[..., Two]]:
+    made: list[Two] = []
+
+    def make(work: Callable[[_world.Group], Any]) -> Two:
+        made.append(Two(work))
+        return made[-1]
+
+    yield make
+    made[0].close()
+
+
+@pytest.mark.parametrize("work", [send_small, send_much, exchange_much])
+def test_gloo_does_not_wake_who_waits(two: Callable[..., Two], work: Callable[[_world.Group], Any]) -> None:
+    ranks = two(work)
+    ranks.begin(0)
+    ranks.until_it_waits(0)
+    ranks.send(0, signal.SIGSTOP)
+    ranks.begin(1)
+    ranks.until_it_waits(1)  # it has sent what the connection takes
+    ranks.processes[1].kill()
+    ranks.processes[1].join()
+    ranks.send(0, signal.SIGCONT)
+    for _ in range(3):  # the connection is closed, and yet
+        ranks.until_it_waits(0)
+    ranks.agent.send(True)
+    assert ranks.answer(0) == ("ConnectionError", _patience.GIVEN_UP)
+
+
+@pytest.mark.parametrize(("work", "found"), [(send_small, [0, 1]), (send_much, 1.0), (exchange_much, 1.0)])
+def test_a_slow_rank_is_waited_for(two: Callable[..., Two], work: Callable[[_world.Group], Any], found: Any) -> None:
+    ranks = two(work)
+    ranks.begin(0)
+    for _ in range(3):
+        ranks.until_it_waits(0)
+    ranks.begin(1)
+    assert ranks.answer(0) == ("did", found)
+
+
+def test_who_sees_that_a_rank_is_dead_need_not_be_told(two: Callable[..., Two]) -> None:
+    ranks = two(send_small)
+    ranks.begin(0)
+    ranks.until_it_waits(0)
+    ranks.processes[1].kill()
+    name, _ = ranks.answer(0)
+    assert name == "RuntimeError"  # gloo's
+
+
+def test_an_agent_that_is_gone_is_waited_for_no_longer(two: Callable[..., Two]) -> None:
+    ranks = two(send_small)
+    ranks.begin(0)
+    for _ in range(2):  # it has asked once
+        ranks.until_it_waits(0)
+    ranks.keeper.kill()
+    assert ranks.answer(0) == ("ConnectionError", _patience.GIVEN_UP)
+
+
+def test_what_goes_wrong_in_a_wait_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        Patience()(lambda: 1 // 0)

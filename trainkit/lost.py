@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list what it exports
 
 KEY = "trainkit/lost"
-ANSWER = timedelta(seconds=10)
+ANSWER, TRIES = timedelta(seconds=3), 2
 
 
 def announce(store: TCPStore) -> None:
@@ -25,6 +25,7 @@ class Lookout:
 
     def __init__(self) -> None:
         self._store: TCPStore | None = None
+        self._unanswered = 0  # in a row
 
     def lost(self) -> bool:
         """Whether one of the ranks is dead, or the agent, which would say so."""
@@ -34,6 +35,9 @@ class Lookout:
             if self._store is None:
                 host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
                 self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=ANSWER)
-            return bool(self._store.check([KEY]))
+            found = self._store.check([KEY])
+            self._unanswered = 0
         except DistError:
-            return True
+            self._unanswered, self._store = self._unanswered + 1, None
+            return self._unanswered >= TRIES
+        return bool(found)

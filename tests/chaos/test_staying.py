@@ -115,6 +115,7 @@ def test_parts_of_which_one_is_lost_are_not_gone_on_from(tmp_path: Path) -> None
     assert done(tmp_path, "audit", "run").count("ok: ") == 4
 
 
+@pytest.mark.slow
 def test_a_spare_takes_the_place(tmp_path: Path) -> None:
     """It was there before the fault, and another one takes its place as the spare."""
     running = Running(made(tmp_path), *SHORT, "strategy=ddp", "launcher.spares=1")

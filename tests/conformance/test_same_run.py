@@ -56,6 +56,9 @@ def test_the_reference_is_clipped_and_learns(reference: Path) -> None:
 TOGETHER = WHOLE + DIVIDED
 """Proved again below with everything switched on, which leaves the curve alone as a drill."""
 
+LONG = [("mesh-shard-tensor", 4), ("zero3-kept", 4)]
+"""Of these, what takes longest."""
+
 OTHERS = [("tensor", 4), ("tensor-loss", 4), ("zero3", 4), ("mesh-context-tensor", 4), ("mesh-replicas-tensor", 4)]
 """Combinations of what is proved by itself."""
 
@@ -157,7 +160,10 @@ def same_with_everything(folder: Path, with_everything: Path) -> None:
 
 
 @pytest.mark.proves("accumulation", "checkpointing", "EMA", "evaluation")
-@pytest.mark.parametrize(("strategy", "ranks"), TOGETHER)
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [pytest.param(*cell, marks=pytest.mark.slow) if cell in LONG else cell for cell in TOGETHER],
+)
 def test_accumulation_checkpointing_averages_and_evaluation_together(
     strategy: str, ranks: int, pool: Pool, with_everything: Path, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ slow = pytest.mark.slow
 drill = (pytest.mark.slow, pytest.mark.drill)
 
 CELLS = [
-    *(("ddp", 2), ("fsdp", 4), ("mesh-shard-tensor", 4)),
+    *(("ddp", 2), ("fsdp", 4), pytest.param("mesh-shard-tensor", 4, marks=slow)),
     *(
         pytest.param(*cell, marks=drill)
         for cell in [

@@ -70,7 +70,7 @@ def told(pool: Pool, folder: Path, strategy: str, ranks: int, **options: Any) ->
 
 CELLS = [
     ("ddp", 3),
-    ("fsdp", 2),
+    pytest.param("fsdp", 2, marks=pytest.mark.slow),
     *(pytest.param(name, 2, marks=(pytest.mark.slow, pytest.mark.drill)) for name in ("tensor", "zero2")),
 ]
 
@@ -88,6 +88,7 @@ def test_the_rank_that_waits_for_its_data_is_named(pool: Pool, tmp_path: Path) -
     assert event["seconds"] > 0.05  # per step, in which it fetches at least one micro-batch
 
 
+@pytest.mark.slow
 def test_stages_of_a_pipeline_are_not_compared(pool: Pool, tmp_path: Path) -> None:
     """Rank 1 also has the head, and sleeps: it does other work."""
     assert told(pool, tmp_path, "pipeline", 2, task=ThrottledTask()) == []

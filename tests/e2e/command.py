@@ -23,11 +23,11 @@ import psutil
 ROOT = Path(__file__).parents[2]
 TRAINKIT = (sys.executable, "-m", "trainkit")
 PATIENCE_S = 120.0  # a deadline for what never happens; nothing waits this long for luck
-STEPS = 920  # of WORDS: 40 epochs of 1437 images in batches of 64, the last of each epoch short
+EPOCHS, STEPS = 20, 460  # of WORDS: 1437 images in batches of 64, the last of each epoch short
 WORDS = (
     "recipe=image_classification",
     "train.steps=null",
-    "train.epochs=40",
+    f"train.epochs={EPOCHS}",
     "train.eval_every=300",
     "train.device=cpu",
     "checkpoint.every=100",

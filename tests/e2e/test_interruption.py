@@ -108,6 +108,7 @@ def test_a_second_ctrl_c_ends_at_once(undisturbed: Callable[[int], Path], tmp_pa
     same_run(terminal.run, undisturbed(1))
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_does_not_end_the_run(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
     """The kernel sends SIGHUP to the front, and every later write to the terminal fails."""
     terminal = Terminal(tmp_path, *WORDS, *NOT_TRACKED)

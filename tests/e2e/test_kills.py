@@ -104,6 +104,7 @@ def test_the_agent(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
     goes_on(running, undisturbed(2))
 
 
+@pytest.mark.slow
 def test_the_front(undisturbed: Callable[[int], Path], tmp_path: Path) -> None:
     """Whoever typed the command is gone; the agent sees that and lets the ranks save."""
     running = Running(tmp_path, *COMMAND)

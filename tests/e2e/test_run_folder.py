@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.e2e.command import (
+    EPOCHS,
     NOT_TRACKED,
     STEPS,
     TRAINKIT,
@@ -130,6 +131,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------- the same run on more ranks
 
 
+@pytest.mark.slow
 def test_two_ranks_train_the_same_curve_as_one(tmp_path: Path) -> None:
     """Without dropout, which every rank draws for itself."""
     for ranks, more in ((1, ()), (2, TWO)):
@@ -146,8 +148,8 @@ def test_two_ranks_train_the_same_curve_as_one(tmp_path: Path) -> None:
 def test_the_ledger_has_every_sample_once_per_epoch(undisturbed: Callable[[int], Path], ranks: int) -> None:
     steps = trained(undisturbed(ranks))
     assert sorted(steps) == list(range(1, STEPS + 1))
-    per_epoch = STEPS // 40
-    for epoch in range(40):
+    per_epoch = STEPS // EPOCHS
+    for epoch in range(EPOCHS):
         ids = sum((steps[step + 1] for step in range(epoch * per_epoch, (epoch + 1) * per_epoch)), Counter[int]())
         assert ids == Counter(range(IMAGES)), f"epoch {epoch}"
 

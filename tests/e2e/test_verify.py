@@ -81,6 +81,7 @@ def test_a_schedule_that_falls_differently_shows_in_step_2(temporary: Path) -> N
     assert sizes(text)["loss"] == 0.0
 
 
+@pytest.mark.slow
 def test_another_order_of_samples_is_named_before_what_follows_from_it(temporary: Path) -> None:
     text = verify(temporary, "local", "local:train.seed=1", "train.steps=1", code=1)
     assert "differ from step 1 on: sample ids by " in text

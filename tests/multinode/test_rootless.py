@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.command import TRAINKIT, events, summary
 from tests.multinode.hosts import Command
 from tests.multinode.runs import WORDS
 
 
+@pytest.mark.slow
 def test_two_commands_make_one_run(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         meet = f"launcher.rendezvous=127.0.0.1:{free.getsockname()[1]}"

@@ -80,7 +80,8 @@ class MeshWorld(Group):
 
     def hand_on(self, value: Tensor, source: int) -> Tensor:
         if self.axes.replicas > 1:
-            self.hand(value, source, self.mesh.get_group("replicas"))
+            copies = self.mesh.get_group("replicas")
+            self.done(dist.broadcast(value, source, group=copies, async_op=True), value, copies)
         return value
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -90,8 +91,7 @@ class MeshWorld(Group):
         return [value / copies for value in super().total(values)]
 
     def reduce(self, value: Tensor) -> Tensor:
-        dist.all_reduce(value, group=self.summed)
-        return value
+        return self.done(dist.all_reduce(value, group=self.summed, async_op=True), value, self.summed)
 
     def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
         """Within each replica, then over the replicas: ranks of the same stage and the same tensor number."""
@@ -99,7 +99,8 @@ class MeshWorld(Group):
         sources = {"replicas": replica, "shard": shard * self.axes.context}
         for axis in reversed(DATA):
             if axis in (self.mesh.mesh_dim_names or ()):
-                dist.broadcast(value, group=self.mesh.get_group(axis), group_src=sources[axis])
+                group = self.mesh.get_group(axis)
+                self.done(dist.broadcast(value, group=group, group_src=sources[axis], async_op=True), value, group)
         return value
 
     def close(self) -> None:

@@ -2,20 +2,35 @@
 
 gloo wakes most of those who wait for a rank when its connection closes, but not all: in torch 2.13
 Pair::signalException (gloo/transport/tcp/pair.cc) leaves out a message of which a part has come, and what could not be
-sent any more. A broadcast hangs in this way as a rule, a gather now and then, a sum never; it ends with the group's
-timeout, ten minutes or more. So the wait is left to a thread, and is given up when the agent says that a rank is dead.
+sent any more. A broadcast of much hangs in this way as a rule, what is small now and then; it ends with the group's
+timeout, ten minutes or more. So the wait is given up when the agent says that a rank is dead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Thread
+from typing import Protocol
+
+import torch.distributed as dist
 
 from trainkit.lost import Lookout
 
 LOOK_S = 0.5  # between two looks at whether a rank is dead
-GIVEN_UP = "a rank is dead, and gloo does not end the wait for it"
 GRACE_S = 0.5  # in which what all have sent arrives: who is dead may have taken part
+GIVEN_UP = "a rank is dead, and gloo does not end the wait for it"
+
+_LEFT: list[dist.ProcessGroup | None] = []
+"""Groups in which a wait was given up. One that nobody holds any more ends its threads, and waits for that."""
+
+
+class Work(Protocol):
+    """What torch calls that of a collective."""
+
+    def wait(self, timeout: timedelta = ...) -> bool: ...
+
+    def is_completed(self) -> bool: ...
 
 
 class Patience:
@@ -24,9 +39,16 @@ class Patience:
     def __init__(self, lookout: Lookout | None = None) -> None:
         self._lookout = lookout or Lookout()
 
-    def __call__(self, wait: Callable[[], object]) -> None:
-        """Do `wait`, in which other ranks take part. Raises ConnectionError if it does not end because one is dead: its
-        thread is left alone then, and keeps its connections and tensors until gloo's own timeout."""
+    def __call__(self, work: Work | None, group: dist.ProcessGroup | None = None) -> None:
+        """Wait until a collective of tensors in host memory, begun in `group` (None: torch's default), is done. `work`:
+        None where this rank is not of the group. Raises ConnectionError if it does not end because a rank is dead; what
+        it uses, and the group's connections, are kept until gloo's own timeout then."""
+        if work is not None:
+            self._wait(lambda seconds: _ended(work, seconds), group)
+
+    def beside(self, wait: Callable[[], object], group: dist.ProcessGroup | None) -> None:
+        """The same for what is sent between two: gloo closes all connections where such a wait has a timeout, so it is
+        left to a thread."""
         faults: list[BaseException] = []
 
         def work() -> None:
@@ -35,13 +57,29 @@ class Patience:
             except BaseException as fault:  # raised below
                 faults.append(fault)
 
-        thread = Thread(target=work, name="collective", daemon=True)
+        def ended(seconds: float) -> bool:
+            thread.join(seconds)
+            return not thread.is_alive()
+
+        thread = Thread(target=work, name="exchange", daemon=True)
         thread.start()
-        thread.join(LOOK_S)
-        while thread.is_alive():
-            dead = self._lookout.lost()
-            thread.join(GRACE_S if dead else LOOK_S)
-            if dead and thread.is_alive():
-                raise ConnectionError(GIVEN_UP)
+        self._wait(ended, group)
         if faults:
             raise faults[0]
+
+    def _wait(self, ended: Callable[[float], bool], group: dist.ProcessGroup | None) -> None:
+        while not ended(LOOK_S):
+            if self._lookout.lost() and not ended(GRACE_S):
+                _LEFT.append(group or dist.group.WORLD)
+                raise ConnectionError(GIVEN_UP)
+
+
+def _ended(work: Work, seconds: float) -> bool:
+    """Whether it ends in that time; raises what it failed with."""
+    try:
+        work.wait(timedelta(seconds=seconds))
+    except RuntimeError:
+        if not work.is_completed():
+            return False
+        work.wait()  # it may have ended just now: raises if it has failed
+    return True

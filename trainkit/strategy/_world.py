@@ -4,6 +4,7 @@ no caller asks whether there is a process group."""
 from __future__ import annotations
 
 import os
+import pickle
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,8 +74,7 @@ class Group:
     """A rank of torch's default process group, all of it one data-parallel axis, with the whole model.
 
     The group carries gloo for host memory and, on GPUs, NCCL for device memory: small agreements between ranks
-    (`total`, `gather`) never wait for the device. What could wait for a dead rank, and is not done in every step, is
-    done with `patience`.
+    (`total`, `gather`) never wait for the device, and with `patience` not for a dead rank.
     """
 
     device: torch.device
@@ -97,27 +97,25 @@ class Group:
 
     def total(self, values: Sequence[float]) -> list[float]:
         summed = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(summed)
+        self.patience(dist.all_reduce(summed, async_op=True))
         return summed.tolist()
 
     def reduce(self, value: Tensor) -> Tensor:
-        dist.all_reduce(value)
-        return value
+        return self.done(dist.all_reduce(value, async_op=True), value)
 
     def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
-        dist.broadcast(value, source)
-        return value
+        return self.done(dist.broadcast(value, source, async_op=True), value)
 
     def hand_on(self, value: Tensor, source: int) -> Tensor:
-        self.hand(value, source, None)
-        return value
+        return self.broadcast(value, source)
 
-    def hand(self, value: Tensor, source: int, group: dist.ProcessGroup | None) -> None:
-        """`hand_on` within `group`. NCCL ends its own waits, and goes by the stream of the thread that calls it."""
+    def done(self, work: dist.Work | None, value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+        """`value`, when what was begun with it in `group` is done; on a GPU it is the stream that waits."""
         if value.device.type == "cpu":
-            self.patience(lambda: dist.broadcast(value, source, group=group))
-        else:
-            dist.broadcast(value, source, group=group)
+            self.patience(work, group)
+        elif work is not None:
+            work.wait()
+        return value
 
     def gather(self, value: Any) -> list[Any]:
         return _gather(value, self.size, None, self.patience)
@@ -130,7 +128,7 @@ class Group:
 
     def apart(self) -> Ranks:
         group = dist.new_group(backend="gloo")
-        return Apart(rank=self.rank, size=self.size, group=group, patience=Patience())
+        return Apart(rank=self.rank, size=self.size, group=group, patience=self.patience)
 
     def close(self) -> None:
         dist.destroy_process_group()
@@ -154,9 +152,18 @@ class Apart:
 
 
 def _gather(value: Any, size: int, group: dist.ProcessGroup | None, patience: Patience) -> list[Any]:
-    values: list[Any] = [None] * size
-    patience(lambda: dist.all_gather_object(values, value, group=group))
-    return values
+    """As torch's all_gather_object, which cannot be given up."""
+
+    def everyones(tensor: Tensor) -> list[Tensor]:
+        found = [torch.empty_like(tensor) for _ in range(size)]
+        patience(dist.all_gather(found, tensor, group=group, async_op=True), group)
+        return found
+
+    mine = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    sizes = [int(length) for length in everyones(torch.tensor([len(mine)]))]
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: len(mine)] = mine
+    return [pickle.loads(one[:length].numpy().tobytes()) for one, length in zip(everyones(padded), sizes, strict=True)]
 
 
 def _exchange(
@@ -174,7 +181,7 @@ def _exchange(
             numbers[peer] += 1
     for work in works:
         if work is not None:  # None where this rank is not of the group
-            patience(work.wait)
+            patience.beside(work.wait, group)
 
 
 def connect(device: str, timeout_s: float) -> Group:

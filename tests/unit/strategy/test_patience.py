@@ -7,6 +7,7 @@ import multiprocessing as mp
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -24,19 +25,32 @@ MUCH = 30_000_000  # elements: more than the buffers of a connection take
 DEADLINE_S = 30.0  # for what never happens
 
 
-def send_small(world: _world.Group) -> Any:
-    return world.gather(world.rank)
+Ranks = _world.Group | _world.Apart
 
 
-def send_much(world: _world.Group) -> Any:
-    return world.hand_on(torch.full((MUCH,), float(world.rank)), source=1)[-1].item()
+def add_up(ranks: Ranks) -> Any:
+    return ranks.total([1.0, 2.0, 3.0, 4.0]) if isinstance(ranks, _world.Group) else None
 
 
-def exchange_much(world: _world.Group) -> Any:
-    parcel = [(1 - world.rank, torch.full((MUCH,), float(world.rank)))]
+def gather(ranks: Ranks) -> Any:
+    return ranks.gather(ranks.rank)
+
+
+def hand_on(ranks: Ranks) -> Any:
+    much = torch.full((MUCH,), float(ranks.rank))
+    return ranks.hand_on(much, source=1)[-1].item() if isinstance(ranks, _world.Group) else None
+
+
+def exchange(ranks: Ranks) -> Any:
+    parcel = [(1 - ranks.rank, torch.full((MUCH,), float(ranks.rank)))]
     nothing: list[tuple[int, torch.Tensor]] = []
-    world.exchange(*((nothing, parcel) if world.rank == 0 else (parcel, nothing)))
+    ranks.exchange(*((nothing, parcel) if ranks.rank == 0 else (parcel, nothing)))
     return parcel[0][1][-1].item()
+
+
+FOUND = {add_up: [2.0, 4.0, 6.0, 8.0], gather: [0, 1], hand_on: 1.0, exchange: 1.0}
+CASES = [*((work, False) for work in FOUND), (gather, True), (exchange, True)]  # or on connections of their own
+Work = Callable[[Ranks], Any]
 
 
 class Telling(Lookout):
@@ -51,19 +65,22 @@ class Telling(Lookout):
         return super().lost()
 
 
-def serve(pipe: Connection, rank: int, port: int, work: Callable[[_world.Group], Any]) -> None:
+def serve(pipe: Connection, rank: int, port: int, work: Work, apart: bool) -> None:
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", GLOO_SOCKET_IFNAME="lo")
     world = replace(_world.connect("cpu", DEADLINE_S), patience=Patience(Telling(pipe)))
+    ranks = world.apart() if apart else world
     pipe.send("met")
     pipe.recv()
     try:
-        pipe.send(("did", work(world)))
+        pipe.send(("did", work(ranks)))
     except Exception as error:
         pipe.send((type(error).__name__, str(error)))
-    os._exit(0)  # as a killed one: what hangs is not waited for
+    del ranks  # what hangs is not waited for
+    world.close()
+    pipe.send("left")
 
 
 def keep(pipe: Connection) -> None:
@@ -77,12 +94,14 @@ def keep(pipe: Connection) -> None:
 class Two:
     """Two ranks, and who keeps the store of their attempt."""
 
-    def __init__(self, work: Callable[[_world.Group], Any]) -> None:
+    def __init__(self) -> None:
         self.context, self.pipes, self.processes = mp.get_context("fork"), list[Connection](), list[BaseProcess]()
         self.agent, self.keeper = self._start(keep)
+
+    def meet(self, work: Work, apart: bool) -> None:
         port = self.agent.recv()
         for rank in range(2):
-            pipe, process = self._start(serve, rank, port, work)
+            pipe, process = self._start(serve, rank, port, work, apart)
             self.pipes.append(pipe)
             self.processes.append(process)
         for rank in range(2):
@@ -121,19 +140,20 @@ class Two:
 
 @pytest.fixture
 def two() -> Iterator[Callable[..., Two]]:
-    made: list[Two] = []
+    with ExitStack() as made:
 
-    def make(work: Callable[[_world.Group], Any]) -> Two:
-        made.append(Two(work))
-        return made[-1]
+        def make(work: Work, apart: bool = False) -> Two:
+            ranks = Two()
+            made.callback(ranks.close)
+            ranks.meet(work, apart)
+            return ranks
 
-    yield make
-    made[0].close()
+        yield make
 
 
-@pytest.mark.parametrize("work", [send_small, send_much, exchange_much])
-def test_gloo_does_not_wake_who_waits(two: Callable[..., Two], work: Callable[[_world.Group], Any]) -> None:
-    ranks = two(work)
+@pytest.mark.parametrize(("work", "apart"), CASES)
+def test_gloo_does_not_wake_who_waits(two: Callable[..., Two], work: Work, apart: bool) -> None:
+    ranks = two(work, apart)
     ranks.begin(0)
     ranks.until_it_waits(0)
     ranks.send(0, signal.SIGSTOP)
@@ -146,20 +166,21 @@ def test_gloo_does_not_wake_who_waits(two: Callable[..., Two], work: Callable[[_
         ranks.until_it_waits(0)
     ranks.agent.send(True)
     assert ranks.answer(0) == ("ConnectionError", _patience.GIVEN_UP)
+    assert ranks.hear(0) == "left"
 
 
-@pytest.mark.parametrize(("work", "found"), [(send_small, [0, 1]), (send_much, 1.0), (exchange_much, 1.0)])
-def test_a_slow_rank_is_waited_for(two: Callable[..., Two], work: Callable[[_world.Group], Any], found: Any) -> None:
-    ranks = two(work)
+@pytest.mark.parametrize(("work", "apart"), CASES)
+def test_a_slow_rank_is_waited_for(two: Callable[..., Two], work: Work, apart: bool) -> None:
+    ranks = two(work, apart)
     ranks.begin(0)
     for _ in range(3):
         ranks.until_it_waits(0)
     ranks.begin(1)
-    assert ranks.answer(0) == ("did", found)
+    assert ranks.answer(0) == ("did", FOUND[work])
 
 
 def test_who_sees_that_a_rank_is_dead_need_not_be_told(two: Callable[..., Two]) -> None:
-    ranks = two(send_small)
+    ranks = two(gather)
     ranks.begin(0)
     ranks.until_it_waits(0)
     ranks.processes[1].kill()
@@ -167,15 +188,21 @@ def test_who_sees_that_a_rank_is_dead_need_not_be_told(two: Callable[..., Two]) 
     assert name == "RuntimeError"  # gloo's
 
 
-def test_an_agent_that_is_gone_is_waited_for_no_longer(two: Callable[..., Two]) -> None:
-    ranks = two(send_small)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_agent_that_does_not_answer_says_nothing_of_the_ranks(
+    two: Callable[..., Two], number: signal.Signals
+) -> None:
+    ranks = two(gather)
     ranks.begin(0)
     for _ in range(2):  # it has asked once
         ranks.until_it_waits(0)
-    ranks.keeper.kill()
-    assert ranks.answer(0) == ("ConnectionError", _patience.GIVEN_UP)
+    os.kill(ranks.keeper.pid or 0, number)
+    for _ in range(3):
+        ranks.until_it_waits(0)
+    ranks.begin(1)
+    assert ranks.answer(0) == ("did", [0, 1])
 
 
 def test_what_goes_wrong_in_a_wait_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
-        Patience()(lambda: 1 // 0)
+        Patience().beside(lambda: 1 // 0, None)

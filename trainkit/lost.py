@@ -35,16 +35,17 @@ class Lookout:
             if self._asking is None or not self._asking.is_alive():
                 self._asking = Thread(target=self._ask, name="lookout", daemon=True)
                 self._asking.start()
-        self._asking.join(ANSWER_S)
+            asking = self._asking
+        asking.join(ANSWER_S)
         return self._lost
 
     def _ask(self) -> None:
-        from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         try:
             if self._store is None:
                 host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
                 self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=CONNECT)
             self._lost = bool(self._store.check([KEY]))
-        except DistError:  # it is gone, or too busy
+        except RuntimeError:  # torch's: it is gone, or too busy
             self._store = None

@@ -43,7 +43,7 @@ def connect(device: str, timeout_s: float) -> AcceleratedWorld:
     if PartialState._shared_state:
         refuse(PartialState(), f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}")
     group = _world.connect(device, timeout_s)
-    return AcceleratedWorld(device=group.device, rank=group.rank, size=group.size)
+    return AcceleratedWorld(device=group.device, rank=group.rank, size=group.size, patience=group.patience)
 
 
 def build(training: Training, world: World, file: ConfigFile) -> SpmdEngine:

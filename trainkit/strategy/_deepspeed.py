@@ -88,7 +88,7 @@ def connect(device: str, timeout_s: float) -> DeepSpeedWorld:
     deepspeed.init_distributed()
     # The group that its engines use: a copy of all ranks, which it would make with torch's timeout of half an hour.
     groups._WORLD_GROUP = dist.new_group(timeout=timedelta(seconds=timeout_s))
-    return DeepSpeedWorld(device=world.device, rank=world.rank, size=world.size)
+    return DeepSpeedWorld(device=world.device, rank=world.rank, size=world.size, patience=world.patience)
 
 
 def build(training: Training, world: World, config: dict[str, Any]) -> ZeroEngine:

@@ -48,6 +48,7 @@ class MeshWorld(Group):
             device=group.device,
             rank=group.rank,
             size=group.size,
+            patience=group.patience,
             axes=axes,
             mesh=mesh,
             context=_neighbours(group, axes) if axes.context > 1 else None,
@@ -80,8 +81,7 @@ class MeshWorld(Group):
 
     def hand_on(self, value: Tensor, source: int) -> Tensor:
         if self.axes.replicas > 1:
-            copies = self.mesh.get_group("replicas")
-            self.done(dist.broadcast(value, source, group=copies, async_op=True), value, copies)
+            self.pass_on(value, source, self.mesh.get_group("replicas"))
         return value
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -91,7 +91,7 @@ class MeshWorld(Group):
         return [value / copies for value in super().total(values)]
 
     def reduce(self, value: Tensor) -> Tensor:
-        return self.done(dist.all_reduce(value, group=self.summed, async_op=True), value, self.summed)
+        return self.add_up(value, self.summed)
 
     def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
         """Within each replica, then over the replicas: ranks of the same stage and the same tensor number."""
@@ -100,7 +100,7 @@ class MeshWorld(Group):
         for axis in reversed(DATA):
             if axis in (self.mesh.mesh_dim_names or ()):
                 group = self.mesh.get_group(axis)
-                self.done(dist.broadcast(value, group=group, group_src=sources[axis], async_op=True), value, group)
+                self.pass_on(value, dist.get_global_rank(group, sources[axis]), group)
         return value
 
     def close(self) -> None:

@@ -75,9 +75,10 @@ class MeshEngine(SpmdEngine):
     """SpmdEngine whose parameters are DTensors, of several meshes, and plain tensors. With a context axis a rank is
     given its part of every sequence: what all of them count adds up to the whole batch's, whose weight each knows."""
 
+    world: MeshWorld
+
     def __init__(self, training: Training, model: nn.Module, world: MeshWorld, options: Options, modes: Modes) -> None:
         self._modes, self._loss_parallel = modes, options.splitting.loss_parallel and world.axes.tensor > 1
-        self._mesh = world.mesh
         self._place, self._parts = world.coordinate("context"), world.axes.context
         self._gathering = sharded(model)
         super().__init__(training, model, model, world, partial(self._accumulating, options.sharding))
@@ -137,7 +138,7 @@ class MeshEngine(SpmdEngine):
             self._modes.vocabulary = False
 
     def _clip(self) -> Tensor:
-        return clip(self.parameters, self.clip_norm, self._mesh, self.world.device)
+        return clip(self.parameters, self.clip_norm, self.world)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

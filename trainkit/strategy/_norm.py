@@ -8,12 +8,15 @@ there are sharded axes, whatever the number of tensors. torch's own get_total_no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from trainkit.strategy._mesh import MeshWorld
 
 Axes = frozenset[str]
 
@@ -27,24 +30,25 @@ def local(tensor: Tensor) -> Tensor:
 def clip(
     parameters: Sequence[nn.Parameter],
     most: float | None,
-    mesh: DeviceMesh,
-    device: torch.device,
+    world: MeshWorld,
     copies: Sequence[nn.Parameter] = (),
 ) -> Tensor:
-    """The 2-norm of the gradients of all ranks' `parameters`, on `device`; above `most` they are scaled down to it.
+    """The 2-norm of the gradients of all ranks' `parameters`, on the world's device; above `most` they are scaled down
+    to it.
 
-    `mesh` has the names of all axes that parameters are sharded over. Along an axis called `pipeline` every rank holds
-    parameters of its own; `copies` are those that another stage counts too, and this rank does not. Collective.
+    The world's mesh has the names of all axes that parameters are sharded over. Along an axis called `pipeline` every
+    rank holds parameters of its own; `copies` are those that another stage counts too, and this rank does not.
+    Collective.
     """
     elsewhere = {id(p) for p in copies}
     found = [(gradient, id(p) in elsewhere) for p in parameters if (gradient := settled(p)) is not None]
     gradients = [gradient for gradient, _ in found]
-    stages = Axes({"pipeline"} & {*_names(mesh)})
+    stages = Axes({"pipeline"} & {*_names(world.mesh)})
     groups: dict[Axes, list[Tensor]] = {stages: []}
     for gradient in (gradient for gradient, copied in found if not copied):
         groups.setdefault(_sharded_over(gradient) | stages, []).append(local(gradient))
-    squares = {axes: nn.utils.get_total_norm(tensors).to(device) ** 2 for axes, tensors in groups.items()}
-    norm = _summed(squares, mesh).sqrt()
+    squares = {axes: nn.utils.get_total_norm(tensors).to(world.device) ** 2 for axes, tensors in groups.items()}
+    norm = _summed(squares, world).sqrt()
     if most is not None and gradients:
         factor = (most / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
         parts = [local(gradient) for gradient in gradients]
@@ -74,14 +78,13 @@ def _sharded_over(tensor: Tensor) -> Axes:
     return Axes(name for name, placement in named if not placement.is_replicate())
 
 
-def _summed(squares: dict[Axes, Tensor], mesh: DeviceMesh) -> Tensor:
+def _summed(squares: dict[Axes, Tensor], world: MeshWorld) -> Tensor:
     """The sum of all ranks' squares, each counted once."""
-    for name in reversed(_names(mesh)):
+    for name in reversed(_names(world.mesh)):
         over = [axes for axes in squares if name in axes]
         if not over:
             continue
-        parts = torch.stack([squares.pop(axes) for axes in over])
-        dist.all_reduce(parts, group=mesh.get_group(name))
+        parts = world.add_up(torch.stack([squares.pop(axes) for axes in over]), world.mesh.get_group(name))
         for axes, part in zip(over, parts, strict=True):
             rest = axes - {name}
             squares[rest] = squares[rest] + part if rest in squares else part

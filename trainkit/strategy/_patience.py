@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from threading import Thread
-from typing import Protocol
 
 import torch.distributed as dist
 
@@ -22,15 +21,7 @@ GRACE_S = 0.5  # in which what all have sent arrives: who is dead may have taken
 GIVEN_UP = "a rank is dead, and gloo does not end the wait for it"
 
 _LEFT: list[dist.ProcessGroup | None] = []
-"""Groups in which a wait was given up. One that nobody holds any more ends its threads, and waits for that."""
-
-
-class Work(Protocol):
-    """What torch calls that of a collective."""
-
-    def wait(self, timeout: timedelta = ...) -> bool: ...
-
-    def is_completed(self) -> bool: ...
+"""Groups in which a wait was given up, while this process lives: one that nobody holds waits for its threads to end."""
 
 
 class Patience:
@@ -39,16 +30,16 @@ class Patience:
     def __init__(self, lookout: Lookout | None = None) -> None:
         self._lookout = lookout or Lookout()
 
-    def __call__(self, work: Work | None, group: dist.ProcessGroup | None = None) -> None:
+    def __call__(self, work: dist.Work | None, group: dist.ProcessGroup | None = None) -> None:
         """Wait until a collective of tensors in host memory, begun in `group` (None: torch's default), is done. `work`:
-        None where this rank is not of the group. Raises ConnectionError if it does not end because a rank is dead; what
-        it uses, and the group's connections, are kept until gloo's own timeout then."""
+        None where there is nothing to wait for. Raises RuntimeError, as gloo does, if it does not end because a rank is
+        dead."""
         if work is not None:
             self._wait(lambda seconds: _ended(work, seconds), group)
 
     def beside(self, wait: Callable[[], object], group: dist.ProcessGroup | None) -> None:
-        """The same for what is sent between two: gloo closes all connections where such a wait has a timeout, so it is
-        left to a thread."""
+        """The same for what is sent between two: gloo closes all connections when such a wait times out, so it is left
+        to a thread."""
         faults: list[BaseException] = []
 
         def work() -> None:
@@ -71,10 +62,10 @@ class Patience:
         while not ended(LOOK_S):
             if self._lookout.lost() and not ended(GRACE_S):
                 _LEFT.append(group or dist.group.WORLD)
-                raise ConnectionError(GIVEN_UP)
+                raise RuntimeError(GIVEN_UP)
 
 
-def _ended(work: Work, seconds: float) -> bool:
+def _ended(work: dist.Work, seconds: float) -> bool:
     """Whether it ends in that time; raises what it failed with."""
     try:
         work.wait(timedelta(seconds=seconds))

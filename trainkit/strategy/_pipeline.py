@@ -129,10 +129,12 @@ def stage_plan(stage: Stage, plan: Plan) -> Plan:
 class PipelineEngine(SpmdEngine):
     """SpmdEngine whose model is this rank's part of a pipeline."""
 
+    world: MeshWorld
+
     def __init__(self, training: Training, line: Line, world: MeshWorld) -> None:
         super().__init__(training, line.model, line.model, world)
         split_by_layout(self.optimizer)
-        self._line, self._mesh, self._place = line, world.mesh, world.coordinate("pipeline")
+        self._line, self._place = line, world.coordinate("pipeline")
         self._last = world.axes.pipeline - 1
         named = dict(trainable(line.model))
         self._copies = [named[name] for name in line.copies if name in named]
@@ -154,13 +156,13 @@ class PipelineEngine(SpmdEngine):
     def _clip(self) -> Tensor:
         self._join_copies()
         elsewhere = self._copies if self._place else ()
-        return clip(self.parameters, self.clip_norm, self._mesh, self.world.device, elsewhere)
+        return clip(self.parameters, self.clip_norm, self.world, elsewhere)
 
     @torch.no_grad()
     def _join_copies(self) -> None:
         """Give the first stage and the last the sum of their gradients of the weights that both have. They add the same
         two numbers, so that the copies stay equal to the bit."""
-        group = self._mesh.get_group("pipeline")
+        group = self.world.mesh.get_group("pipeline")
         for parameter in self._copies:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

@@ -96,25 +96,25 @@ class Group:
         return 0, 1
 
     def total(self, values: Sequence[float]) -> list[float]:
-        summed = torch.tensor(values, dtype=torch.float64)
-        self.patience(dist.all_reduce(summed, async_op=True))
-        return summed.tolist()
+        return self.add_up(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def reduce(self, value: Tensor) -> Tensor:
-        return self.done(dist.all_reduce(value, async_op=True), value)
+        return self.add_up(value)
 
     def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
-        return self.done(dist.broadcast(value, source, async_op=True), value)
+        return self.pass_on(value, source)
 
     def hand_on(self, value: Tensor, source: int) -> Tensor:
-        return self.broadcast(value, source)
+        return self.pass_on(value, source)
 
-    def done(self, work: dist.Work | None, value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-        """`value`, when what was begun with it in `group` is done; on a GPU it is the stream that waits."""
-        if value.device.type == "cpu":
-            self.patience(work, group)
-        elif work is not None:
-            work.wait()
+    def add_up(self, value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+        """The sum over the ranks of `group`, in place. What is on a GPU waits in its stream."""
+        self.patience(dist.all_reduce(value, group=group, async_op=value.device.type == "cpu"), group)
+        return value
+
+    def pass_on(self, value: Tensor, source: int, group: dist.ProcessGroup | None = None) -> Tensor:
+        """The tensor `value` of rank `source` to those of `group`, in place, as `add_up`."""
+        self.patience(dist.broadcast(value, source, group=group, async_op=value.device.type == "cpu"), group)
         return value
 
     def gather(self, value: Any) -> list[Any]:

@@ -36,9 +36,17 @@ def gather(ranks: Ranks) -> Any:
     return ranks.gather(ranks.rank)
 
 
-def hand_on(ranks: Ranks) -> Any:
+def take(ranks: Ranks) -> Any:
+    return handed_on(ranks, source=1)
+
+
+def give(ranks: Ranks) -> Any:
+    return handed_on(ranks, source=0)
+
+
+def handed_on(ranks: Ranks, source: int) -> Any:
     much = torch.full((MUCH,), float(ranks.rank))
-    return ranks.hand_on(much, source=1)[-1].item() if isinstance(ranks, _world.Group) else None
+    return ranks.hand_on(much, source)[-1].item() if isinstance(ranks, _world.Group) else None
 
 
 def exchange(ranks: Ranks) -> Any:
@@ -48,7 +56,7 @@ def exchange(ranks: Ranks) -> Any:
     return parcel[0][1][-1].item()
 
 
-FOUND = {add_up: [2.0, 4.0, 6.0, 8.0], gather: [0, 1], hand_on: 1.0, exchange: 1.0}
+FOUND = {add_up: [2.0, 4.0, 6.0, 8.0], gather: [0, 1], take: 1.0, give: 0.0, exchange: 1.0}
 CASES = [*((work, False) for work in FOUND), (gather, True), (exchange, True)]  # or on connections of their own
 Work = Callable[[Ranks], Any]
 
@@ -165,7 +173,7 @@ def test_gloo_does_not_wake_who_waits(two: Callable[..., Two], work: Work, apart
     for _ in range(3):  # the connection is closed, and yet
         ranks.until_it_waits(0)
     ranks.agent.send(True)
-    assert ranks.answer(0) == ("ConnectionError", _patience.GIVEN_UP)
+    assert ranks.answer(0) == ("RuntimeError", _patience.GIVEN_UP)
     assert ranks.hear(0) == "left"
 
 

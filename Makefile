@@ -10,7 +10,7 @@ PREFECT := prefect==3.9.1
 SLURM := slurm-wlm munge iproute2
 MPI := openmpi-bin iproute2
 # What starts few ranks at a time, so that two of these files do not wait for each other's.
-APART := tests/unit tests/golden tests/architecture
+APART := tests/unit tests/golden tests/architecture $(addprefix tests/e2e/test_,bad_input.py checkpoints.py docs.py verify.py)
 
 .PHONY: run test test-all drills install slurm-here mpi-here chromium-here postgres-here disk-here horovod golden bench soak clean help
 
